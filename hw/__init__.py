@@ -1,0 +1,1 @@
+"""What the hardware is: specifications, RTL, golden models and cycles."""

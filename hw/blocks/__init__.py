@@ -1,0 +1,1 @@
+"""Every block is one folder here; see ``hw.block``."""

@@ -1,0 +1,54 @@
+"""Specification of the multiplier array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from hw.errors import Problem
+from hw.gemm import Encoding, GemmSpec
+from hw.spec import Part
+
+
+class MacWeights(Part):
+    """Weights of one width; narrower ones are extended when they are packed."""
+
+    encoding: Literal["unsigned", "twos_complement", "bipolar", "ternary"] = Field(
+        "twos_complement",
+        description="unsigned (with a zero point per column), twos_complement, bipolar or ternary",
+    )
+    bits: int = Field(8, ge=1, le=16, description="1 to 8, or 16; ignored for ternary")
+
+
+class MacPipeline(Part):
+    """Registers besides those of the ports and the accumulators."""
+
+    front: int = Field(0, ge=0, le=1, description="1: a register after the shared front end")
+    heap: int = Field(0, ge=0, le=4, description="registers through the carry-save heap")
+
+
+class MacCoreSpec(GemmSpec):
+    """Multiplier array: Booth partial products, one carry-save heap and one adder an output."""
+
+    block: Literal["mac_core"] = "mac_core"
+    weights: MacWeights = Field(default_factory=MacWeights, description="format of W")
+    pipeline: MacPipeline = Field(default_factory=MacPipeline, description="extra registers")
+
+    @property
+    def weight_encoding(self) -> Encoding:
+        return self.weights.encoding
+
+    @property
+    def max_weight_bits(self) -> int:
+        return 2 if self.weights.encoding == "ternary" else self.weights.bits
+
+    @property
+    def planes_per_cycle(self) -> int:
+        return self.max_weight_bits
+
+    def rules(self) -> Iterator[Problem]:
+        yield from super().rules()
+        if 8 < self.weights.bits < 16:
+            yield Problem(("weights", "bits"), "must be 1 to 8, or 16", self.weights.bits)

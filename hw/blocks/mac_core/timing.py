@@ -1,0 +1,26 @@
+"""Cycles of the multiplier array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hw.blocks.mac_core.spec import MacCoreSpec
+from hw.gemm import GemmWork, job_cycles
+
+__all__ = ["cycles", "job_cycles", "latency"]
+
+
+def latency(spec: MacCoreSpec) -> int:
+    """Cycles besides those of the steps: port registers, extra registers, result transfer."""
+    return 2 + spec.pipeline.front + spec.pipeline.heap
+
+
+def cycles(spec: MacCoreSpec, works: Sequence[GemmWork]) -> int:
+    """First input transfer to last output transfer, both counted, nothing stalling.
+
+    Jobs follow one another without a bubble, whatever their weight widths.
+    """
+    steps = sum(job_cycles(spec, work.job.k_steps, work.job.weight_bits) for work in works)
+    return latency(spec) + steps
+
+

@@ -72,14 +72,21 @@ class BlockSpec(Part):
             bad.add(path)
             value = None if missing else item["input"]
             problems.append(Problem(path, _rule_text(item), value))
-        try:  # Defaults stand in for the bad fields so that the other rules are still checked.
-            repaired = cls(**_without(data, bad))
-        except (SpecError, TypeError, ValueError) as second:
-            for problem in getattr(second, "problems", ()):
-                if not any(problem.path[: len(path)] == path for path in bad):
-                    problems.append(problem)
-        else:
-            del repaired
+        # Defaults stand in for the bad fields so that the rules between the others are checked too.
+        repaired = _without(data, bad)
+        if ("name",) in bad:
+            repaired["name"] = "unnamed"
+        if repaired != data:
+            try:
+                cls(**repaired)
+            except SpecError as second:
+                known = {problem.path for problem in problems}
+                problems += [
+                    problem
+                    for problem in second.problems
+                    if problem.path not in known
+                    and not any(problem.path[: len(path)] == path for path in bad)
+                ]
         return problems
 
     def canonical(self) -> str:

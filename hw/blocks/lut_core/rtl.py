@@ -1,0 +1,263 @@
+"""RTL of the LUT tensor core: the column, and the design."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.block import Design
+from hw.blocks.lut_core import golden, tables
+from hw.blocks.lut_core.front import Front
+from hw.blocks.lut_core.plan import Plan
+from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.lib.accumulator import Accumulator
+from hw.lib.gemm_shell import GemmShell
+from hw.lib.heap import FULL_ADDER
+
+
+class Column(wiring.Component):
+    """One n: its weights, and for every m the lookups, the heap and the accumulator.
+
+    Members:
+        w, z: this column's part of the weight payload, taken when ``w_load`` is high.
+        t, row, z*: from the front end, see :class:`hw.blocks.lut_core.plan.Plan`.
+        acc_en, hold, shift: a step is accumulated; keep the sum; double it ``P`` times.
+        cut_en: enables of the registers through the heap.
+        c, take_c: the addend and when to take it.
+        o: results of every m.
+    """
+
+    def __init__(self, spec: LutCoreSpec):
+        self.spec = spec
+        self.plan = plan = Plan(spec)
+        weights = golden.weight_stream(spec)
+        self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
+        shared = plan.shared
+        variants = {name for names in shared.by_pass.values() for name in names}
+        inputs = {
+            name: width
+            for name, width in shared.outputs.items()
+            if name not in variants and name != shared.parity
+        }
+        inputs |= {name: shared.outputs[names[0]] for name, names in shared.by_pass.items()}
+        if plan.halved:
+            inputs["carry"] = spec.tile.m
+        if spec.pipeline.heap:
+            inputs["cut_en"] = spec.pipeline.heap
+        if spec.addend:
+            inputs |= {"c": spec.tile.m * spec.result_bits, "take_c": 1}
+        super().__init__(
+            {
+                **{name: In(bits) for name, bits in self.lanes.items()},
+                **{name: In(1) for name in ("w_load", "acc_en", "hold", "shift")},
+                **{name: In(width) for name, width in inputs.items()},
+                "o": Out(spec.tile.m * spec.result_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec, plan = self.spec, self.plan
+        held = {}
+        for name, bits in self.lanes.items():
+            register = Signal(bits, name=f"{name}_q", reset_less=True)
+            with m.If(self.w_load):
+                m.d.sync += register.eq(getattr(self, name))
+            held[name] = register
+
+        selects = self._selects(m, held["w"])
+        results = []
+        for row in range(spec.tile.m):
+            acc = Accumulator(
+                m,
+                f"m{row}",
+                plan.acc_bits,
+                cuts=spec.pipeline.heap,
+                cut_en=self.cut_en if spec.pipeline.heap else None,
+            )
+            self._add_terms(m, acc, row, selects)
+            if acc.heap.const != plan.term_constant():
+                raise AssertionError("the plan's constant is not the heap's")
+            self._add_corrections(m, acc, row, held.get("z"))
+            acc.heap.const = plan.rest
+            y = acc.close(
+                enable=self.acc_en,
+                hold=self.hold,
+                shift=self.shift,
+                planes=plan.planes,
+                multi_pass=spec.max_passes > 1,
+                addend=self._addend(row),
+                take=self.take_c if spec.addend else None,
+            )
+            if plan.doubled:
+                y = y[1:]
+            results.append(Cat(0, y) if plan.halved else y)
+        m.d.comb += self.o.eq(Cat(*results))
+        return m
+
+    def _addend(self, row: int) -> Value | None:
+        if not self.spec.addend:
+            return None
+        bits = self.spec.result_bits
+        value = self.c.word_select(row, bits)
+        return Cat(0, value) if self.plan.doubled else value
+
+    def _selects(self, m: Module, w: Value) -> list[list[tuple[list[Value], Value | None]]]:
+        """Per plane and group: one-hot selects of the entries, and the sign where folded.
+
+        The sign line is high where the entry is to be *added to* the accumulator's complement,
+        that is where the term is negative.
+        """
+        spec, plan = self.spec, self.plan
+        if spec.ternary:
+            return [self._ternary_selects(m, w)]
+        found = []
+        for plane in range(plan.planes):
+            groups: list[tuple[list[Value], Value | None]] = []
+            for g, group in enumerate(spec.groups):
+                bits = [w[lane * plan.planes + plane] for lane in group]
+                negative = None
+                if plan.folded:
+                    negative = bits.pop()
+                patterns = tables.group_patterns(spec)[g]
+                first = 0 if plan.folded else 1
+                lines = []
+                for i in range(len(patterns)):
+                    index = i + first
+                    literals = [bit if index >> k & 1 else ~bit for k, bit in enumerate(bits)]
+                    line = Signal(name=f"select_{plane}_{g}_{i}")
+                    m.d.comb += line.eq(Cat(*literals).all() if literals else 1)
+                    lines.append(line)
+                groups.append((lines, negative))
+            found.append(groups)
+        return found
+
+    def _ternary_selects(self, m: Module, w: Value) -> list[tuple[list[Value], Value | None]]:
+        spec = self.spec
+        present, negative = self._trits(m, w)
+        found: list[tuple[list[Value], Value | None]] = []
+        for g, group in enumerate(spec.groups):
+            sign = Signal(name=f"negative_{g}")
+            chosen: Value = negative[group[0]]
+            for lane in group[1:]:
+                chosen = (present[lane] & negative[lane]) | (~present[lane] & chosen)
+            m.d.comb += sign.eq(chosen)
+            lines = []
+            for i, pattern in enumerate(tables.group_patterns(spec)[g]):
+                top = max(k for k, value in enumerate(pattern) if value)
+                literals = []
+                for k, (lane, value) in enumerate(zip(group, pattern, strict=True)):
+                    literals.append(present[lane] if value else ~present[lane])
+                    if value and k != top:
+                        differs = negative[lane] ^ negative[group[top]]
+                        literals.append(differs if value < 0 else ~differs)
+                line = Signal(name=f"select_{g}_{i}")
+                m.d.comb += line.eq(Cat(*literals).all())
+                lines.append(line)
+            found.append((lines, sign))
+        return found
+
+    def _trits(self, m: Module, w: Value) -> tuple[list[Value], list[Value]]:
+        """Per lane: whether the trit is not zero, and whether it is negative."""
+        k = self.spec.tile.k
+        if self.spec.weights.packing == "planes":
+            return [w[2 * lane] for lane in range(k)], [w[2 * lane + 1] for lane in range(k)]
+        present: list[Value] = []
+        negative: list[Value] = []
+        for index in range(-(-k // 5)):
+            decoded = Signal(10, name=f"trits_{index}")
+            with m.Switch(w.word_select(index, 8)):
+                for byte in range(243):
+                    trits = [byte // 3**i % 3 - 1 for i in range(5)]
+                    value = sum((t != 0) << 2 * i | (t < 0) << 2 * i + 1 for i, t in enumerate(trits))
+                    with m.Case(byte):
+                        m.d.comb += decoded.eq(value)
+            for i in range(min(5, k - 5 * index)):
+                present.append(decoded[2 * i])
+                negative.append(decoded[2 * i + 1])
+        return present, negative
+
+    def _add_terms(
+        self,
+        m: Module,
+        acc: Accumulator,
+        row: int,
+        selects: list[list[tuple[list[Value], Value | None]]],
+    ) -> None:
+        spec, plan = self.spec, self.plan
+        count, width = tables.entry_count(spec), plan.entry_bits
+        for plane, groups in enumerate(selects):
+            position = row * count
+            for g, (lines, negative) in enumerate(groups):
+                entries = [self.t.word_select(position + i, width) for i in range(len(lines))]
+                position += len(lines)
+                look = plan.look_bits
+                picked = reduce(
+                    or_,
+                    (
+                        line.replicate(look) & entry[:look]
+                        for line, entry in zip(lines, entries, strict=True)
+                    ),
+                )
+                term = Signal(look, name=f"term_{row}_{plane}_{g}")
+                if negative is None:
+                    m.d.comb += term.eq(picked)
+                    acc.heap.add(
+                        term, lsb=plane, signed=plan.entry_signed, negative=True, level=0
+                    )
+                else:
+                    # −(±E): E where the term is negative, else ~E + 1.
+                    positive = Signal(name=f"positive_{row}_{plane}_{g}")
+                    m.d.comb += [
+                        positive.eq(~negative),
+                        term.eq(picked ^ positive.replicate(look)),
+                    ]
+                    acc.heap.add(term, lsb=plane, signed=True)
+                    acc.heap.add_row(positive, lsb=plane)
+
+    def _add_corrections(
+        self, m: Module, acc: Accumulator, row: int, z: Value | None
+    ) -> None:
+        plan = self.plan
+        heap = acc.heap
+        for plane in plan.z_rows:
+            assert z is not None
+            width = plan.width if plane == 0 else plan.sum_bits + 1
+            one = getattr(self, f"z{plane}_1").word_select(row, width)
+            name = f"z{plane}_0"
+            zero = getattr(self, name).word_select(row, width) if name in self.signature.members else None
+            chosen = Signal(width, name=f"corrected_{row}_{plane}")
+            gate = z[plane].replicate(width)
+            m.d.comb += chosen.eq((one & gate) | (zero & ~gate) if zero is not None else one & gate)
+            if plane == 0:
+                heap.add_row(chosen)
+            else:
+                # Signed rows; the plan has counted their constants.
+                before = heap.const
+                heap.add(chosen, lsb=plane, signed=True)
+                heap.const = before
+        if "row" in plan.shared.by_pass:
+            heap.add_row(self.row.word_select(row, plan.width))
+        if plan.halved:
+            heap.add_row(~self.carry[row])
+
+
+def build(spec: LutCoreSpec) -> Design:
+    """The design of a specification."""
+    plan = Plan(spec)
+    shell = GemmShell(
+        spec,
+        golden.streams(spec),
+        shared=plan.shared,
+        front=spec.pipeline.front,
+        cuts=spec.pipeline.heap,
+    )
+    return Design(
+        top=shell,
+        parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
+        library=(FULL_ADDER,),
+    )

@@ -1,0 +1,249 @@
+"""RTL of the multiplier array: front end, column and design.
+
+Booth digits are made where they are shared most. Recoded activations are shared by all N columns
+and recoded weights by the M rows of one; narrow weights have few digits, which saves more. Every
+partial product of a step, and the zero point's, enters one carry-save heap an output.
+"""
+
+from __future__ import annotations
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.block import Design
+from hw.blocks.mac_core import golden
+from hw.blocks.mac_core.spec import MacCoreSpec
+from hw.lib import booth
+from hw.lib.accumulator import Accumulator
+from hw.lib.gemm_shell import GemmShell, Shared, field_slice
+from hw.lib.heap import FULL_ADDER
+
+
+class Plan:
+    """Derived widths.
+
+    Attributes:
+        a_bits, w_bits: two's complement widths of the operands (one more if unsigned).
+        recode_weights: whether the digits are the weights', else the activations'.
+        sum_bits: width of the step's sum of activations, for zero points.
+    """
+
+    def __init__(self, spec: MacCoreSpec):
+        self.spec = spec
+        widen = spec.weight_encoding in ("unsigned", "bipolar")
+        self.a_bits = spec.activations.bits + (not spec.activations.signed)
+        self.w_bits = spec.max_weight_bits + widen
+        by_weights = booth.digit_count(self.w_bits) * (self.a_bits + 2)
+        by_activations = booth.digit_count(self.a_bits) * (self.w_bits + 2)
+        self.recode_weights = by_weights < by_activations
+        self.sum_bits = self.a_bits + (spec.tile.k - 1).bit_length()
+        outputs = {}
+        if self.recode_weights:
+            outputs["a"] = spec.tile.m * spec.tile.k * self.a_bits
+        else:
+            digits = booth.digit_count(self.a_bits)
+            outputs["digits"] = spec.tile.m * spec.tile.k * digits * 3
+        if spec.zero_point:
+            outputs["total"] = spec.tile.m * self.sum_bits
+        self.shared = Shared(outputs=outputs)
+
+
+class Front(wiring.Component):
+    """Operand register, digits of the activations or the activations, and their sum.
+
+    Members:
+        operand: payload of ``i_a``, taken when ``a_load`` is high.
+        f_load: take the outputs into their register (``pipeline.front = 1``).
+        digits or a, total: see :class:`Plan`.
+    """
+
+    def __init__(self, spec: MacCoreSpec):
+        self.spec = spec
+        self.plan = Plan(spec)
+        self.stream = golden.streams(spec)[1]
+        super().__init__(
+            {
+                "operand": In(self.stream.width),
+                "a_load": In(1),
+                "f_load": In(1),
+                **{name: Out(width) for name, width in self.plan.shared.outputs.items()},
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec, plan = self.spec, self.plan
+        held = Signal(self.stream.width, reset_less=True)
+        with m.If(self.a_load):
+            m.d.sync += held.eq(self.operand)
+        bits, k = spec.activations.bits, spec.tile.k
+        payload = field_slice(self.stream, held, "a")
+        lanes = []
+        for index in range(spec.tile.m * k):
+            lane = payload.word_select(index, bits)
+            lanes.append(lane if spec.activations.signed else Cat(lane, Const(0, 1)))
+        values: dict[str, Value] = {}
+        if plan.recode_weights:
+            values["a"] = Cat(*lanes)
+        else:
+            values["digits"] = Cat(
+                *(
+                    booth.lines(booth.recode(m, lane, f"a_{index}"))
+                    for index, lane in enumerate(lanes)
+                )
+            )
+        if spec.zero_point:
+            totals = []
+            for row in range(spec.tile.m):
+                terms = [lane.as_signed() for lane in lanes[row * k : (row + 1) * k]]
+                while len(terms) > 1:
+                    pairs = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
+                    terms = pairs + terms[len(pairs) * 2 :]
+                total = Signal(signed(plan.sum_bits), name=f"total_{row}")
+                m.d.comb += total.eq(terms[0])
+                totals.append(total)
+            values["total"] = Cat(*totals)
+        for name, value in values.items():
+            port = getattr(self, name)
+            if spec.pipeline.front:
+                register = Signal(len(port), name=f"{name}_q", reset_less=True)
+                with m.If(self.f_load):
+                    m.d.sync += register.eq(value)
+                m.d.comb += port.eq(register)
+            else:
+                m.d.comb += port.eq(value)
+        return m
+
+
+class Column(wiring.Component):
+    """One n: its weights, and for every m the partial products, the heap and the accumulator.
+
+    Members:
+        w, z: this column's part of the weight payload, taken when ``w_load`` is high.
+        digits or a, total: from the front end, see :class:`Plan`.
+        acc_en, hold: a step is accumulated; keep the sum. ``shift`` has no use here.
+        cut_en: enables of the registers through the heap.
+        c, take_c: the addend and when to take it.
+        o: results of every m.
+    """
+
+    def __init__(self, spec: MacCoreSpec):
+        self.spec = spec
+        self.plan = Plan(spec)
+        weights = golden.streams(spec)[2]
+        self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
+        inputs = dict(self.plan.shared.outputs)
+        if spec.pipeline.heap:
+            inputs["cut_en"] = spec.pipeline.heap
+        if spec.addend:
+            inputs |= {"c": spec.tile.m * spec.result_bits, "take_c": 1}
+        super().__init__(
+            {
+                **{name: In(bits) for name, bits in self.lanes.items()},
+                **{name: In(1) for name in ("w_load", "acc_en", "hold", "shift")},
+                **{name: In(width) for name, width in inputs.items()},
+                "o": Out(spec.tile.m * spec.result_bits),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec, plan, k = self.spec, self.plan, self.spec.tile.k
+        held = {}
+        for name, bits in self.lanes.items():
+            register = Signal(bits, name=f"{name}_q", reset_less=True)
+            with m.If(self.w_load):
+                m.d.sync += register.eq(getattr(self, name))
+            held[name] = register
+        weights = [
+            self._weight(held["w"].word_select(lane, spec.max_weight_bits)) for lane in range(k)
+        ]
+        if plan.recode_weights:
+            weight_digits = [booth.recode(m, w, f"w_{lane}") for lane, w in enumerate(weights)]
+        if spec.zero_point:
+            zero_digits = booth.recode(m, Cat(held["z"], Const(0, 1)), "z")
+        results = []
+        for row in range(spec.tile.m):
+            acc = Accumulator(
+                m,
+                f"m{row}",
+                spec.result_bits,
+                cuts=spec.pipeline.heap,
+                cut_en=self.cut_en if spec.pipeline.heap else None,
+            )
+            for lane in range(k):
+                name = f"product_{row}_{lane}"
+                if plan.recode_weights:
+                    value = self.a.word_select(row * k + lane, plan.a_bits)
+                    self._subtract(m, acc, value, weight_digits[lane], name)
+                else:
+                    count = booth.digit_count(plan.a_bits)
+                    digits = self.digits.word_select(row * k + lane, 3 * count)
+                    self._subtract(
+                        m, acc, weights[lane], booth.from_lines(digits, count), name
+                    )
+            if spec.zero_point:
+                # −D + z·S: subtract the negated digits.
+                negated = [
+                    booth.Digit(digit.one, digit.two, ~digit.negative) for digit in zero_digits
+                ]
+                total = self.total.word_select(row, plan.sum_bits)
+                self._subtract(m, acc, total, negated, f"zero_{row}")
+            results.append(
+                acc.close(
+                    enable=self.acc_en,
+                    hold=self.hold,
+                    shift=self.shift,
+                    planes=1,
+                    multi_pass=False,
+                    addend=self.c.word_select(row, spec.result_bits) if spec.addend else None,
+                    take=self.take_c if spec.addend else None,
+                )
+            )
+        m.d.comb += self.o.eq(Cat(*results))
+        return m
+
+    def _weight(self, code: Value) -> Value:
+        """A weight in two's complement of ``w_bits``."""
+        encoding = self.spec.weight_encoding
+        if encoding == "unsigned":
+            return Cat(code, Const(0, 1))
+        if encoding == "bipolar":
+            # 2u − (2^B − 1): u doubled, the top bit complemented, the lowest bit one.
+            return Cat(Const(1, 1), code[:-1], ~code[-1])
+        return code
+
+    def _subtract(
+        self, m: Module, acc: Accumulator, value: Value, digits: list[booth.Digit], name: str
+    ) -> None:
+        """Put ``−value · digits`` into the heap: a digit of one sign adds the complement."""
+        width = len(value) + 1
+        for index, digit in enumerate(digits):
+            wide = Cat(value, value[-1])
+            doubled = Cat(Const(0, 1), value)
+            picked = (digit.one.replicate(width) & wide) | (digit.two.replicate(width) & doubled)
+            positive = Signal(name=f"{name}_positive_{index}")
+            term = Signal(width, name=f"{name}_{index}")
+            m.d.comb += [
+                positive.eq(~digit.negative),
+                term.eq(picked ^ positive.replicate(width)),
+            ]
+            acc.heap.add(term, lsb=2 * index, signed=True)
+            acc.heap.add_row(positive, lsb=2 * index)
+
+
+def build(spec: MacCoreSpec) -> Design:
+    """The design of a specification."""
+    shell = GemmShell(
+        spec,
+        golden.streams(spec),
+        shared=Plan(spec).shared,
+        front=spec.pipeline.front,
+        cuts=spec.pipeline.heap,
+    )
+    return Design(
+        top=shell,
+        parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
+        library=(FULL_ADDER,),
+    )

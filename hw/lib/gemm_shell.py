@@ -1,0 +1,316 @@
+"""The part that every GEMM core shares: ports, job control, pipeline and the array of columns.
+
+The datapath is given by two parts that are elaborated once and instantiated by name: one front end
+(what all columns share: tables, sums) and one column (the weights, heaps and accumulators of one n,
+for all M rows). The shell decides when a step fires and what the accumulators do with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, ResetSignal, Signal, Value, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.gemm import GemmSpec
+from hw.streams import Stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What the front end hands to every column.
+
+    Attributes:
+        outputs: width of every output of the front end, by name.
+        by_pass: outputs with one variant a kind of pass, ``name -> (middle, first, last, only)``;
+            the shell selects one of the named outputs and columns see it under ``name``.
+        parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
+            whose results carry the last pass's running parity (see ``lut_core``), or None.
+    """
+
+    outputs: Mapping[str, int]
+    by_pass: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
+    parity: str | None = None
+
+
+def component_streams(streams: tuple[Stream, ...]) -> dict[str, wiring.Member]:
+    """Amaranth stream members of plain payloads; the fields are data, see ``hw.streams``."""
+    members = {}
+    for item in streams:
+        flow = In if item.direction == "in" else Out
+        members[item.name] = flow(stream.Signature(unsigned(item.width)))
+    return members
+
+
+def field_slice(item: Stream, payload: Value, name: str) -> Value:
+    """The bits of one field of a payload."""
+    start = item.offset(name)
+    width = next(entry.bits for entry in item.fields if entry.name == name)
+    return payload[start : start + width]
+
+
+class GemmShell(wiring.Component):
+    """Job control and pipeline of a GEMM core.
+
+    Streams are those of ``hw.gemm``. Operands are registered at the ports; a step fires when a job
+    is active, both operands are there and the next stage can take it. Results stand in the
+    accumulators and hold off the next job's steps until they are taken.
+
+    Latency: ``2 + pipeline.front + pipeline.heap`` cycles from the first operand transfer to the
+    result transfer of a one-step job; interval: one step a cycle, jobs back to back.
+
+    Parts by name: ``<name>_front`` (operand register, tables) and ``<name>_column``.
+    """
+
+    def __init__(
+        self,
+        spec: GemmSpec,
+        streams: tuple[Stream, ...],
+        *,
+        shared: Shared,
+        front: int,
+        cuts: int,
+    ):
+        self.spec = spec
+        self.streams = {item.name: item for item in streams}
+        self.shared = shared
+        self.front = front
+        self.cuts = cuts
+        self.operand = next(name for name in self.streams if name in ("i_a", "i_t"))
+        super().__init__(component_streams(streams))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        spec, cuts = self.spec, self.cuts
+        operand = getattr(self, self.operand)
+        weights, out = self.i_w, self.o
+
+        # Which step of which job. Counters run down, so that "last" is a comparison with zero.
+        active = Signal()
+        steps_left = Signal(range(max(2, spec.max_k_steps)))
+        k_steps_m1 = Signal.like(steps_left)
+        passes_left = Signal(range(max(2, spec.max_passes)))
+        first_step = Signal()
+        first_pass = Signal()
+        last_step = Signal()
+        last_pass = Signal()
+        fire = Signal()
+        finish = Signal()
+        accumulate = Signal()
+        job_stream = self.streams["i_job"]
+        steps_in = field_slice(job_stream, self.i_job.payload, "k_steps_m1")
+        m.d.comb += [
+            last_step.eq(~steps_left.any()),
+            last_pass.eq(~passes_left.any()),
+            finish.eq(fire & last_step & last_pass),
+            self.i_job.ready.eq(~active | finish),
+        ]
+        with m.If(fire):
+            m.d.sync += [first_step.eq(last_step), steps_left.eq(steps_left - 1)]
+            with m.If(last_step):
+                m.d.sync += [
+                    steps_left.eq(k_steps_m1),
+                    passes_left.eq(passes_left - 1),
+                    first_pass.eq(0),
+                ]
+        with m.If(finish):
+            m.d.sync += active.eq(0)
+        with m.If(self.i_job.valid & self.i_job.ready):
+            m.d.sync += [
+                active.eq(1),
+                steps_left.eq(steps_in),
+                k_steps_m1.eq(steps_in),
+                passes_left.eq(0),
+                first_step.eq(1),
+                first_pass.eq(1),
+            ]
+            if spec.max_passes > 1:
+                bits = field_slice(job_stream, self.i_job.payload, "weight_bits_m1")
+                planes = spec.planes_per_cycle
+                with m.Switch(bits):
+                    for value in range(spec.max_weight_bits):
+                        with m.Case(value):
+                            m.d.sync += passes_left.eq(value // planes)
+            if spec.addend:
+                m.d.sync += accumulate.eq(
+                    field_slice(job_stream, self.i_job.payload, "accumulate")
+                )
+
+        # Operand side: a port register, and if asked one more behind the front end.
+        a_full = Signal()
+        a_load = Signal()
+        a_move = Signal()
+        f_full = Signal()
+        f_load = Signal()
+        m.d.comb += [operand.ready.eq(~a_full | a_move), a_load.eq(operand.valid & operand.ready)]
+        m.d.sync += a_full.eq(a_load | (a_full & ~a_move))
+        if self.front:
+            m.d.comb += [a_move.eq(a_full & (~f_full | fire)), f_load.eq(a_move)]
+            m.d.sync += f_full.eq(f_load | (f_full & ~fire))
+        else:
+            m.d.comb += [f_full.eq(a_full), a_move.eq(fire)]
+
+        # Weight side: the registers are in the columns.
+        w_full = Signal()
+        w_load = Signal()
+        m.d.comb += [weights.ready.eq(~w_full | fire), w_load.eq(weights.valid & weights.ready)]
+        m.d.sync += w_full.eq(w_load | (w_full & ~fire))
+
+        # Stages: 0 fires; 1 … cuts are registers through the heaps; the accumulators end them.
+        valid = [Signal(name=f"valid_{i}") for i in range(cuts + 1)]
+        move = [Signal(name=f"move_{i}") for i in range(cuts + 1)]
+        m.d.comb += [valid[0].eq(active & f_full & w_full), fire.eq(move[0])]
+        out_free = Signal()
+        m.d.comb += out_free.eq(~out.valid | out.ready)
+        for i in range(cuts):
+            m.d.comb += move[i].eq(valid[i] & (~valid[i + 1] | move[i + 1]))
+            m.d.sync += valid[i + 1].eq(move[i] | (valid[i + 1] & ~move[i + 1]))
+
+        # What the accumulators do with the step, travelling with it.
+        control = {
+            "hold": ~first_step,
+            "shift": first_step & ~first_pass,
+            "last": last_step & last_pass,
+            "addend": first_step & last_pass & accumulate,
+        }
+        staged = [
+            {name: Signal(name=f"{name}_{i}") for name in control} for i in range(cuts + 1)
+        ]
+        m.d.comb += [staged[0][name].eq(value) for name, value in control.items()]
+        for i in range(cuts):
+            with m.If(move[i]):
+                m.d.sync += [staged[i + 1][name].eq(staged[i][name]) for name in control]
+        final = staged[-1]
+        if spec.addend:
+            # The addend is taken straight from its port in the step that needs it.
+            m.d.comb += [
+                move[cuts].eq(valid[cuts] & out_free & (~final["addend"] | self.i_c.valid)),
+                self.i_c.ready.eq(valid[cuts] & out_free & final["addend"]),
+            ]
+        else:
+            m.d.comb += move[cuts].eq(valid[cuts] & out_free)
+        m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
+
+        # Front end.
+        shared = {name: Signal(width, name=f"front_{name}") for name, width in self.shared.outputs.items()}
+        ports: dict[str, Value] = {f"o_{name}": value for name, value in shared.items()}
+        m.submodules.front = Instance(
+            f"{spec.name}_front",
+            i_clk=ClockSignal(),
+            i_rst=ResetSignal(),
+            i_operand=operand.payload,
+            i_a_load=a_load,
+            i_f_load=f_load,
+            **ports,
+        )
+        to_columns = {
+            name: value
+            for name, value in shared.items()
+            if not any(name in variants for variants in self.shared.by_pass.values())
+            and name != self.shared.parity
+        }
+        for name, (middle, first, last, only) in self.shared.by_pass.items():
+            chosen = Signal(len(shared[middle]), name=f"step_{name}")
+            kinds = {0: middle, 1: first, 2: last, 3: only}
+            with m.Switch(Cat(first_pass, last_pass)):
+                for kind, variant in kinds.items():
+                    with m.Case(kind):
+                        m.d.comb += chosen.eq(shared[variant])
+            to_columns[name] = chosen
+        parity = None
+        if self.shared.parity is not None:
+            parity = self._parity(
+                m, shared[self.shared.parity], to_columns, first_step, last_pass, move, cuts
+            )
+
+        # Columns.
+        weight_stream = self.streams["i_w"]
+        tile = spec.tile
+        lanes = {item.name: item.bits // tile.n for item in weight_stream.fields}
+        results: list[Value] = []
+        for n in range(tile.n):
+            slices = {
+                f"i_{name}": field_slice(weight_stream, weights.payload, name)[
+                    n * bits : (n + 1) * bits
+                ]
+                for name, bits in lanes.items()
+            }
+            if spec.addend:
+                addend = self.i_c.payload
+                slices["i_c"] = Cat(
+                    *(
+                        addend.word_select(row * tile.n + n, spec.result_bits)
+                        for row in range(tile.m)
+                    )
+                )
+                slices["i_take_c"] = final["addend"]
+            if cuts:
+                slices["i_cut_en"] = Cat(*move[:cuts])
+            result = Signal(tile.m * spec.result_bits, name=f"result_{n}")
+            m.submodules[f"column_{n}"] = Instance(
+                f"{spec.name}_column",
+                i_clk=ClockSignal(),
+                i_rst=ResetSignal(),
+                i_w_load=w_load,
+                i_acc_en=move[cuts],
+                i_hold=final["hold"],
+                i_shift=final["shift"],
+                o_o=result,
+                **slices,
+                **{f"i_{name}": value for name, value in to_columns.items()},
+            )
+            results.append(result)
+        words = []
+        for row in range(tile.m):
+            for n in range(tile.n):
+                word = results[n].word_select(row, spec.result_bits)
+                if parity is not None:
+                    word = Cat(parity[row], word[1:])
+                words.append(word)
+        m.d.comb += out.payload.eq(Cat(*words))
+        return m
+
+    def _parity(
+        self,
+        m: Module,
+        step: Signal,
+        to_columns: dict[str, Value],
+        first_step: Signal,
+        last_pass: Signal,
+        move: list[Signal],
+        cuts: int,
+    ) -> Signal:
+        """Running parity of ``Σ a`` over the last pass.
+
+        ``Σ_t floor((S_t + q_{t−1}) / 2)`` needs the carry ``S_t[0] & q_{t−1}`` in each step of the
+        last pass (columns see it as ``carry``); the parity that is left is bit 0 of the results.
+        """
+        rows = self.spec.tile.m
+        running = Signal(rows)
+        before = Signal(rows)
+        now = Signal(rows)
+        carry = Signal(rows, name="step_carry")
+        m.d.comb += [
+            before.eq(running & (~first_step).replicate(rows)),
+            now.eq(before ^ step),
+            carry.eq(before & step & last_pass.replicate(rows)),
+        ]
+        with m.If(move[0]):
+            m.d.sync += running.eq(now)
+        to_columns["carry"] = carry
+        value = now
+        for i in range(cuts + 1):
+            register = Signal(rows, name=f"parity_{i}")
+            with m.If(move[i]):
+                m.d.sync += register.eq(value)
+            value = register
+        return value
+
+
+def constant(value: int, width: int) -> Const:
+    """A non-negative constant of a width that is checked."""
+    if not 0 <= value < 1 << width:
+        raise ValueError(f"{value} does not fit {width} bits")
+    return Const(value, width)

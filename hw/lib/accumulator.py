@@ -1,122 +1,119 @@
-"""Accumulators of a column: one carry-propagate addition an output and step.
+"""Accumulators of a column: a step's sum into one carry-propagate addition an output.
 
 The register holds ``s = −1 − y``, the complement of the running result ``y``. Then subtracting a sum
-of looked-up terms is adding their complements, which is what AND-OR-INVERT gates and the inverting
-full adders of a cell library give for nothing, clearing is all ones, and the result is ``~s``.
+of looked-up terms is adding their complements, which AND-OR-INVERT gates give for nothing; clearing
+is all ones, and the result is ``~s``.
+
+A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` bits. The addition of
+``±D`` to ``s`` then needs no more than ``R``, a conditional complement of it and a carry:
+``−D = R − c``, and ``+D = ~R − (2^bits − 1 − c)``. With ``c = 2^(bits−1) − 1`` these are ``R`` and
+``~R`` less ``2^(bits−1)``, plus one for ``−D``.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
 
-from hw.lib.heap import Heap
-
-# Estimated delays in full adders: selecting a term, and the last addition with its accumulator.
-SELECT_DELAY = 3.0
-FINAL_DELAY = 6.0
+Register = Callable[[Signal, int], Signal]
 
 
-def place_cuts(levels: int, cuts: int) -> tuple[int, ...]:
-    """Levels of a heap after which to register, the longest stretch as short as possible.
-
-    Place 0 is before the first level, ``levels`` after the last.
-    """
-    places = range(levels, -1, -1)
-
-    def longest(chosen: tuple[int, ...]) -> float:
-        edges = [-SELECT_DELAY, *chosen, levels + FINAL_DELAY]
-        return max(after - before for before, after in itertools.pairwise(edges))
-
-    options = itertools.combinations(sorted(places), min(cuts, levels + 1))
-    return min(options, key=lambda chosen: (longest(chosen), [-place for place in chosen]))
+def window(low: int, high: int) -> int:
+    """Bits of ``R = 2^(bits−1) − 1 − D`` for every ``D`` in ``[low, high]``."""
+    bits = 1
+    while not (high <= 2 ** (bits - 1) - 1 and -low <= 2 ** (bits - 1)):
+        bits += 1
+    return bits
 
 
-class Accumulator:
-    """One output's accumulator and what is added to it.
+def offset(bits: int) -> int:
+    """``c`` of a window."""
+    return 2 ** (bits - 1) - 1
+
+
+def accumulate(
+    m: Module,
+    name: str,
+    width: int,
+    *,
+    step: Value,
+    carry: Value,
+    enable: Value,
+    hold: Value,
+    shift: Value | None,
+    planes: int,
+    addend: Value | None,
+    take: Value | None,
+) -> Value:
+    """The accumulator of one output; returns ``y``.
 
     Args:
-        m: the column's module.
-        name: prefix of generated names.
         width: bits of the accumulator.
-        cuts: registers through the heap.
-        cut_en: enable of each cut.
+        step: ``R``, or ``~R`` where the step's sum is negated.
+        carry: 1 where ``step`` is ``R``, 0 where it is ``~R``.
+        enable: a step is accumulated.
+        hold: keep ``y``; else start at 0, or with ``shift`` at ``y · 2**planes``.
+        shift: None if a job never makes more than one pass.
+        addend: added to ``y`` in the step where ``take`` is set.
     """
-
-    def __init__(self, m: Module, name: str, width: int, *, cuts: int, cut_en: Value | None):
-        self.m = m
-        self.name = name
-        self.width = width
-        self.cuts = cuts
-        self.cut_en = cut_en
-        self.heap = Heap(m, f"{name}_heap", width)
-        self.state = Signal(width, name=f"{name}_state", reset_less=True)
-
-    def _register(self, signal: Signal, index: int) -> Signal:
-        assert self.cut_en is not None
-        register = Signal(
-            len(signal), name=f"{signal.name.removesuffix('_d')}_q", reset_less=True
+    y = Signal(width, name=f"{name}_y")
+    # ~(hold & y | …): one AND-OR-INVERT gate a bit; no leg chosen gives all ones, y = 0.
+    legs = hold.replicate(width) & y
+    if shift is not None:
+        legs = legs | (shift.replicate(width) & Cat(Const(0, planes), y[: width - planes]))
+    elif addend is not None:
+        # The first step is the only one that takes an addend, and it holds nothing.
+        legs = legs | (take.replicate(width) & addend)
+    row = Signal(width, name=f"{name}_row")
+    m.d.comb += row.eq(~legs)
+    if addend is not None and shift is not None:
+        row = _add_addend(m, name, width, row, addend, take)
+    split = len(step) - 1
+    low = Signal(split, name=f"{name}_low")
+    high = Signal(width - split, name=f"{name}_high")
+    over = Signal(name=f"{name}_over")
+    if split:
+        m.submodules[f"add_{name}"] = Instance(
+            "rtlgen_add",
+            p_WIDTH=split,
+            i_a=row[:split],
+            i_b=step[:split],
+            i_ci=carry,
+            o_s=low,
+            o_co=over,
         )
-        with self.m.If(self.cut_en[index]):
-            self.m.d.sync += register.eq(signal)
-        return register
+    else:
+        m.d.comb += over.eq(carry)
+    m.submodules[f"step_{name}"] = Instance(
+        "rtlgen_step",
+        p_WIDTH=width - split,
+        i_a=row[split:],
+        i_up=step[split],
+        i_ci=over,
+        o_s=high,
+    )
+    state = Signal(width, name=f"{name}_state", reset_less=True)
+    with m.If(enable):
+        m.d.sync += state.eq(Cat(low, high))
+    m.d.comb += y.eq(~state)
+    return y
 
-    def close(
-        self,
-        *,
-        enable: Value,
-        hold: Value,
-        shift: Value,
-        planes: int,
-        multi_pass: bool,
-        addend: Value | None,
-        take: Value | None,
-    ) -> Value:
-        """Reduce the heap into the accumulator; returns ``y``.
 
-        Args:
-            enable: a step is accumulated.
-            hold: keep ``y``; else start at 0, or with ``shift`` at ``y · 2**planes``.
-            addend: ``c`` in units of ``y``, subtracted from ``s`` in the step where ``take`` is set.
-        """
-        m, width, state = self.m, self.width, self.state
-        heap = self.heap
-        # ~(hold & ~s | …): one AND-OR-INVERT gate a bit; no leg chosen gives all ones, y = 0.
-        legs = hold.replicate(width) & ~state
-        if multi_pass:
-            doubled = Cat(Const(0, planes), (~state)[: width - planes])
-            legs = legs | (shift.replicate(width) & doubled)
-        if addend is not None and not multi_pass:
-            # The first step is the only one that takes an addend, and it holds nothing.
-            legs = legs | (take.replicate(width) & addend)
-        row = Signal(width, name=f"{self.name}_row")
-        m.d.comb += row.eq(~legs)
-        if self.cuts:
-            pending = heap.const
-            heap.const = 0
-            rows = heap.reduce(
-                2, cut=self._register, cuts=place_cuts(heap.levels(2), self.cuts)
-            )
-            heap = Heap(m, f"{self.name}_last", width)
-            heap.const = pending
-            for item in rows:
-                for column, bit in enumerate(item):
-                    if not (isinstance(bit, Const) and bit.value == 0):
-                        heap.add_row(bit, lsb=column)
-        heap.add_row(row)
-        if addend is not None and multi_pass:
-            taken = Signal(width, name=f"{self.name}_taken")
-            m.d.comb += taken.eq(~(take.replicate(width) & addend))
-            heap.add_row(taken)
-            heap.const += 1
-        heap.add_constant()
-        left, right = heap.reduce(2)
-        total = Signal(width, name=f"{self.name}_next")
-        m.d.comb += total.eq(Cat(*left) + Cat(*right))
-        with m.If(enable):
-            m.d.sync += state.eq(total)
-        result = Signal(width, name=f"{self.name}_result")
-        m.d.comb += result.eq(~state)
-        return result
-
+def _add_addend(
+    m: Module, name: str, width: int, row: Value, addend: Value, take: Value
+) -> Value:
+    """``s − c``: the complement of the addend and one, or all ones and one."""
+    taken = Signal(width, name=f"{name}_taken")
+    m.d.comb += taken.eq(~(take.replicate(width) & addend))
+    total = Signal(width, name=f"{name}_taken_row")
+    m.submodules[f"take_{name}"] = Instance(
+        "rtlgen_add",
+        p_WIDTH=width,
+        i_a=row,
+        i_b=taken,
+        i_ci=Const(1, 1),
+        o_s=total,
+        o_co=Signal(name=f"{name}_taken_over"),
+    )
+    return total

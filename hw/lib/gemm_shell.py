@@ -28,11 +28,13 @@ class Shared:
             the shell selects one of the named outputs and columns see it under ``name``.
         parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
             whose results carry the last pass's running parity (see ``lut_core``), or None.
+        first: whether columns are told that a step is in a job's first pass.
     """
 
     outputs: Mapping[str, int]
     by_pass: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
     parity: str | None = None
+    first: bool = False
 
 
 def component_streams(streams: tuple[Stream, ...]) -> dict[str, wiring.Member]:
@@ -130,9 +132,11 @@ class GemmShell(wiring.Component):
                 bits = field_slice(job_stream, self.i_job.payload, "weight_bits_m1")
                 planes = spec.planes_per_cycle
                 with m.Switch(bits):
-                    for value in range(spec.max_weight_bits):
+                    for value in range(spec.max_weight_bits - 1):
                         with m.Case(value):
                             m.d.sync += passes_left.eq(value // planes)
+                    with m.Default():
+                        m.d.sync += passes_left.eq(spec.max_passes - 1)
             if spec.addend:
                 m.d.sync += accumulate.eq(
                     field_slice(job_stream, self.i_job.payload, "accumulate")
@@ -219,6 +223,8 @@ class GemmShell(wiring.Component):
                     with m.Case(kind):
                         m.d.comb += chosen.eq(shared[variant])
             to_columns[name] = chosen
+        if self.shared.first:
+            to_columns["first"] = first_pass
         parity = None
         if self.shared.parity is not None:
             parity = self._parity(

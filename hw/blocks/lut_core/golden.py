@@ -3,8 +3,9 @@
 With exact entries the result is the plain integer product. With INT8 entries it is defined by the
 quantized entries ``T``, in units of ``2^entry_shift`` (``S`` is the sum of the all-ones entries):
 
-- 0/1 planes (full tables): ``Σ_b 2^b·Σ_g T_g[u_b] − z·S``; bipolar ``2·Σ_b 2^b·Σ_g T_g[u_b] −
-  (2^B − 1)·S``;
+- 0/1 planes (full tables): ``Σ_b ±2^b·Σ_g T_g[…]``, where planes with a zero-point bit (of two's
+  complement the sign plane) count negative and are indexed by the complement (of two's complement
+  the sign bits); bipolar ``2·Σ_b 2^b·Σ_g T_g[u_b] − (2^B − 1)·S``;
 - ±1 planes (symmetric tables): ``X = Σ_b 2^b·Σ_g ±T_g[…]``; bipolar ``X``, else
   ``floor((X + (2^B − 1 − 2z)·S) / 2)``; two's complement has ``z = 2^(B−1)``.
 """
@@ -157,11 +158,14 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
         return {"w": np.stack([steps != 0, steps < 0], axis=-1).astype(np.int64)}
     width = gemm.passes(spec, job.weight_bits) * count
     bits = gemm.planes(gemm.weight_codes(spec.weight_encoding, steps, width), width)
-    if spec.weight_encoding == "twos_complement":
-        # Offset binary: the zero point is 2^(B−1), the sign plane complemented.
-        bits[..., width - 1] ^= 1
     if spec.symmetric:
+        if spec.weight_encoding == "twos_complement":
+            # Offset binary: the zero point is 2^(B−1), the sign plane complemented.
+            bits[..., width - 1] ^= 1
         bits = fold_symmetric(spec, bits)
+    elif spec.zero_point:
+        # Σ a·(u − 1) = −Σ a·ū: where the zero point has a bit the complement is stored.
+        bits = bits ^ gemm.planes(work.z, width)[:, None, :]
     ordered = [bits[..., low : low + count] for low in range(width - count, -1, -count)]
     values = {"w": np.concatenate(ordered)}
     if spec.zero_point:
@@ -213,14 +217,25 @@ def _quantized(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
         planes = [(1, w)]
     else:
         codes = gemm.weight_codes(spec.weight_encoding, w, width)
-        if spec.weight_encoding == "twos_complement":
+        if spec.symmetric and spec.weight_encoding == "twos_complement":
             codes = codes ^ (1 << (width - 1))
         planes = [(1 << b, codes >> b & 1) for b in range(width)]
+    ones = np.ones((spec.tile.n, width), dtype=np.int64)
+    if not spec.symmetric and not spec.ternary:
+        if spec.weight_encoding == "twos_complement":
+            ones[:, width - 1] = -1
+        elif work.z is not None:
+            flipped = gemm.planes(work.z, width)
+            planes = [
+                (factor, plane ^ flipped[None, :, b, None])
+                for b, (factor, plane) in enumerate(planes)
+            ]
+            ones = 1 - 2 * flipped
     for group in spec.groups:
         lanes = list(group)
         ag = a[..., lanes].astype(np.int64)
         sums += tables.quantize(ag.sum(-1), shift).sum(0)
-        for factor, plane in planes:
+        for b, (factor, plane) in enumerate(planes):
             u = plane[..., lanes]
             if spec.ternary or spec.symmetric:
                 u = u if spec.ternary else 2 * u - 1
@@ -232,17 +247,16 @@ def _quantized(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
                 entry = tables.quantize(stored, shift) * top[:, None, :]
             else:
                 entry = tables.quantize(np.einsum("smk,snk->smn", ag, u), shift)
-            total += factor * entry.sum(0)
+            total += factor * entry.sum(0) * ones[None, :, b]
     if spec.ternary or (spec.symmetric and spec.weight_encoding == "bipolar"):
         result = total
     elif spec.weight_encoding == "bipolar":
         result = 2 * total - (2**width - 1) * sums[:, None]
-    else:
+    elif spec.symmetric:
         z = 2 ** (width - 1) if work.z is None else work.z.astype(np.int64)[None, :]
-        if spec.symmetric:
-            result = (total + (2**width - 1 - 2 * z) * sums[:, None]) >> 1
-        else:
-            result = total - z * sums[:, None]
+        result = (total + (2**width - 1 - 2 * z) * sums[:, None]) >> 1
+    else:
+        result = total
     return result if work.c is None else result + work.c
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,9 +14,15 @@ from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.front import Front
 from hw.blocks.lut_core.plan import Plan
 from hw.blocks.lut_core.spec import LutCoreSpec
-from hw.lib.accumulator import Accumulator
+from hw.lib.accumulator import accumulate, offset, window
+from hw.lib.cuts import Cuts, moments
 from hw.lib.gemm_shell import GemmShell
-from hw.lib.heap import FULL_ADDER
+from hw.lib.heap import LIBRARY, Bit, Heap
+
+
+# Estimated delays in full adders: a looked-up term behind the registers, an exclusive or.
+SELECT = 3.0
+XOR = 0.5
 
 
 class Column(wiring.Component):
@@ -24,7 +30,8 @@ class Column(wiring.Component):
 
     Members:
         w, z: this column's part of the weight payload, taken when ``w_load`` is high.
-        t, row, z*: from the front end, see :class:`hw.blocks.lut_core.plan.Plan`.
+        t, row, z_0, z_1: from the front end, see :class:`hw.blocks.lut_core.plan.Plan`.
+        first: the step is in a job's first pass.
         acc_en, hold, shift: a step is accumulated; keep the sum; double it ``P`` times.
         cut_en: enables of the registers through the heap.
         c, take_c: the addend and when to take it.
@@ -34,6 +41,7 @@ class Column(wiring.Component):
     def __init__(self, spec: LutCoreSpec):
         self.spec = spec
         self.plan = plan = Plan(spec)
+        self._made_selects: list[list[tuple[list[Value], Value | None]]] | None = None
         weights = golden.weight_stream(spec)
         self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
         shared = plan.shared
@@ -46,6 +54,8 @@ class Column(wiring.Component):
         inputs |= {name: shared.outputs[names[0]] for name, names in shared.by_pass.items()}
         if plan.halved:
             inputs["carry"] = spec.tile.m
+        if shared.first:
+            inputs["first"] = 1
         if spec.pipeline.heap:
             inputs["cut_en"] = spec.pipeline.heap
         if spec.addend:
@@ -69,27 +79,28 @@ class Column(wiring.Component):
                 m.d.sync += register.eq(getattr(self, name))
             held[name] = register
 
-        selects = self._selects(m, held["w"])
+        cuts = Cuts(m)
+        if spec.pipeline.heap:
+            # Once on a scratch module to learn when the sum is there, then for good.
+            scratch = Module()
+            bits, _ = self._step(scratch, Cuts(scratch), 0, held)
+            when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
+            cuts = Cuts(m, when, self.cut_en)
         results = []
         for row in range(spec.tile.m):
-            acc = Accumulator(
+            bits, sign = self._step(m, cuts, row, held)
+            step = Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in bits))
+            carry = cuts.to(sign, 0, cuts.count)
+            y = accumulate(
                 m,
                 f"m{row}",
                 plan.acc_bits,
-                cuts=spec.pipeline.heap,
-                cut_en=self.cut_en if spec.pipeline.heap else None,
-            )
-            self._add_terms(m, acc, row, selects)
-            if acc.heap.const != plan.term_constant():
-                raise AssertionError("the plan's constant is not the heap's")
-            self._add_corrections(m, acc, row, held.get("z"))
-            acc.heap.const = plan.rest
-            y = acc.close(
+                step=step,
+                carry=carry,
                 enable=self.acc_en,
                 hold=self.hold,
-                shift=self.shift,
+                shift=self.shift if plan.multi_pass else None,
                 planes=plan.planes,
-                multi_pass=spec.max_passes > 1,
                 addend=self._addend(row),
                 take=self.take_c if spec.addend else None,
             )
@@ -99,6 +110,44 @@ class Column(wiring.Component):
         m.d.comb += self.o.eq(Cat(*results))
         return m
 
+    def _step(
+        self, m: Module, cuts: Cuts, row: int, held: dict[str, Signal]
+    ) -> tuple[list[Bit], Value]:
+        """``R`` of a step, complemented where it is negated, and the carry that goes with it."""
+        plan, z = self.plan, held.get("z")
+        selects = self._selects(m, row, held["w"])
+        bits = window(*plan.bounds)
+        negate = {p: z[p] if z is not None else self.first for p in plan.negated}
+        parts: dict[int, list[Bit]] = {}
+        for plane in plan.negated:
+            part = Heap(m, f"m{row}_p{plane}", bits, cuts)
+            self._add_terms(m, part, row, plane, 0, selects[plane])
+            part.const += offset(bits)
+            # ±D = value + carry − 2^(bits−1), see hw.lib.accumulator.
+            parts[plane] = [
+                Bit(bit.value ^ cuts.to(negate[plane], 0, bit.stage), bit.time + XOR, bit.stage)
+                for bit in part.resolve()
+            ]
+        if plan.planes == 1 and plan.negated:
+            positive = Signal(name=f"m{row}_positive")
+            m.d.comb += positive.eq(~negate[0])
+            return parts[0], positive
+        width = window(*plan.step_bounds())
+        heap = Heap(m, f"m{row}_heap", width, cuts)
+        for plane in range(plan.planes):
+            if plane in parts:
+                for column, bit in enumerate(parts[plane]):
+                    heap.add_bit(bit.value, plane + column, time=bit.time, stage=bit.stage)
+                heap.add_bit(~negate[plane], plane)
+                heap.const -= 1 << (bits - 1 + plane)
+            else:
+                self._add_terms(
+                    m, heap, row, plane, plane, selects[plane], fixed=plane in plan.fixed
+                )
+        self._add_corrections(m, heap, row, z)
+        heap.const += offset(width)
+        return heap.resolve(), Const(1, 1)
+
     def _addend(self, row: int) -> Value | None:
         if not self.spec.addend:
             return None
@@ -106,15 +155,20 @@ class Column(wiring.Component):
         value = self.c.word_select(row, bits)
         return Cat(0, value) if self.plan.doubled else value
 
-    def _selects(self, m: Module, w: Value) -> list[list[tuple[list[Value], Value | None]]]:
+    def _selects(
+        self, m: Module, row: int, w: Value
+    ) -> list[list[tuple[list[Value], Value | None]]]:
         """Per plane and group: one-hot selects of the entries, and the sign where folded.
 
         The sign line is high where the entry is to be *added to* the accumulator's complement,
         that is where the term is negative.
         """
         spec, plan = self.spec, self.plan
+        if row and self._made_selects is not None:
+            return self._made_selects  # shared by all rows
         if spec.ternary:
-            return [self._ternary_selects(m, w)]
+            self._made_selects = [self._ternary_selects(m, w)]
+            return self._made_selects
         found = []
         for plane in range(plan.planes):
             groups: list[tuple[list[Value], Value | None]] = []
@@ -134,6 +188,7 @@ class Column(wiring.Component):
                     lines.append(line)
                 groups.append((lines, negative))
             found.append(groups)
+        self._made_selects = found
         return found
 
     def _ternary_selects(self, m: Module, w: Value) -> list[tuple[list[Value], Value | None]]:
@@ -176,6 +231,8 @@ class Column(wiring.Component):
                     value = sum((t != 0) << 2 * i | (t < 0) << 2 * i + 1 for i, t in enumerate(trits))
                     with m.Case(byte):
                         m.d.comb += decoded.eq(value)
+                with m.Default():
+                    m.d.comb += decoded.eq(0)
             for i in range(min(5, k - 5 * index)):
                 present.append(decoded[2 * i])
                 negative.append(decoded[2 * i + 1])
@@ -184,66 +241,58 @@ class Column(wiring.Component):
     def _add_terms(
         self,
         m: Module,
-        acc: Accumulator,
+        heap: Heap,
         row: int,
-        selects: list[list[tuple[list[Value], Value | None]]],
+        plane: int,
+        lsb: int,
+        groups: list[tuple[list[Value], Value | None]],
+        *,
+        fixed: bool = False,
     ) -> None:
+        """Put ``−Σ terms`` of one plane into a heap, or ``+Σ`` of a plane that counts negative."""
         spec, plan = self.spec, self.plan
-        count, width = tables.entry_count(spec), plan.entry_bits
-        for plane, groups in enumerate(selects):
-            position = row * count
-            for g, (lines, negative) in enumerate(groups):
-                entries = [self.t.word_select(position + i, width) for i in range(len(lines))]
-                position += len(lines)
-                look = plan.look_bits
-                picked = reduce(
-                    or_,
-                    (
-                        line.replicate(look) & entry[:look]
-                        for line, entry in zip(lines, entries, strict=True)
-                    ),
+        count, width, look = tables.entry_count(spec), plan.entry_bits, plan.look_bits
+        position = row * count
+        for g, (lines, negative) in enumerate(groups):
+            entries = [self.t.word_select(position + i, width) for i in range(len(lines))]
+            position += len(lines)
+            picked = reduce(
+                or_,
+                (
+                    line.replicate(look) & entry[:look]
+                    for line, entry in zip(lines, entries, strict=True)
+                ),
+            )
+            term = Signal(look, name=f"term_{row}_{plane}_{g}")
+            if negative is None:
+                m.d.comb += term.eq(picked)
+                heap.add(
+                    term, lsb=lsb, signed=plan.entry_signed, negative=not fixed, time=SELECT
                 )
-                term = Signal(look, name=f"term_{row}_{plane}_{g}")
-                if negative is None:
-                    m.d.comb += term.eq(picked)
-                    acc.heap.add(
-                        term, lsb=plane, signed=plan.entry_signed, negative=True, level=0
-                    )
-                else:
-                    # −(±E): E where the term is negative, else ~E + 1.
-                    positive = Signal(name=f"positive_{row}_{plane}_{g}")
-                    m.d.comb += [
-                        positive.eq(~negative),
-                        term.eq(picked ^ positive.replicate(look)),
-                    ]
-                    acc.heap.add(term, lsb=plane, signed=True)
-                    acc.heap.add_row(positive, lsb=plane)
-
-    def _add_corrections(
-        self, m: Module, acc: Accumulator, row: int, z: Value | None
-    ) -> None:
-        plan = self.plan
-        heap = acc.heap
-        for plane in plan.z_rows:
-            assert z is not None
-            width = plan.width if plane == 0 else plan.sum_bits + 1
-            one = getattr(self, f"z{plane}_1").word_select(row, width)
-            name = f"z{plane}_0"
-            zero = getattr(self, name).word_select(row, width) if name in self.signature.members else None
-            chosen = Signal(width, name=f"corrected_{row}_{plane}")
-            gate = z[plane].replicate(width)
-            m.d.comb += chosen.eq((one & gate) | (zero & ~gate) if zero is not None else one & gate)
-            if plane == 0:
-                heap.add_row(chosen)
             else:
-                # Signed rows; the plan has counted their constants.
-                before = heap.const
-                heap.add(chosen, lsb=plane, signed=True)
-                heap.const = before
-        if "row" in plan.shared.by_pass:
-            heap.add_row(self.row.word_select(row, plan.width))
+                # −(±E): E where the term is negative, else ~E + 1.
+                positive = Signal(name=f"positive_{row}_{plane}_{g}")
+                m.d.comb += [positive.eq(~negative), term.eq(picked ^ positive.replicate(look))]
+                heap.add(term, lsb=lsb, signed=True, time=SELECT + XOR)
+                heap.add_bit(positive, lsb, time=1.0)
+
+    def _add_corrections(self, m: Module, heap: Heap, row: int, z: Value | None) -> None:
+        plan = self.plan
+        if not plan.multiples:
+            return
+        width = plan.row_bits
+        if "z_0" in plan.multiples:
+            assert z is not None
+            for plane in range(plan.planes):
+                zero, one = self.z_0.word_select(row, width), self.z_1.word_select(row, width)
+                chosen = Signal(width, name=f"corrected_{row}_{plane}")
+                gate = z[plane].replicate(width)
+                m.d.comb += chosen.eq((one & gate) | (zero & ~gate))
+                heap.add(chosen, lsb=plane, signed=True, time=1.5)
+            return
+        heap.add(self.row.word_select(row, width), signed=True, time=1.0)
         if plan.halved:
-            heap.add_row(~self.carry[row])
+            heap.add(self.carry[row], negative=True, time=1.0)
 
 
 def build(spec: LutCoreSpec) -> Design:
@@ -259,5 +308,5 @@ def build(spec: LutCoreSpec) -> Design:
     return Design(
         top=shell,
         parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
-        library=(FULL_ADDER,),
+        library=LIBRARY,
     )

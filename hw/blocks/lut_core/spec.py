@@ -127,6 +127,10 @@ class LutCoreSpec(GemmSpec):
             yield Problem(
                 ("table", "group"), "must be at most 4 for ternary weights (40 entries)", group
             )
+        if self.addend and self.weights.encoding == "bipolar" and not self.symmetric:
+            yield Problem(
+                ("addend",), "bipolar weights with an addend need table.form symmetric", self.addend
+            )
         if self.weights.packing == "base3" and not self.ternary:
             yield Problem(
                 ("weights", "packing"), "base3 needs the ternary encoding", self.weights.packing

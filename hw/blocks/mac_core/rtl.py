@@ -15,9 +15,14 @@ from hw.block import Design
 from hw.blocks.mac_core import golden
 from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.lib import booth
-from hw.lib.accumulator import Accumulator
+from hw.lib.accumulator import accumulate, offset, window
+from hw.lib.cuts import Cuts, moments
 from hw.lib.gemm_shell import GemmShell, Shared, field_slice
-from hw.lib.heap import FULL_ADDER
+from hw.lib.heap import LIBRARY, Bit, Heap
+
+
+# Estimated delay of a partial product behind the registers, in full adders.
+SELECT = 3.5
 
 
 class Plan:
@@ -159,50 +164,70 @@ class Column(wiring.Component):
         weights = [
             self._weight(held["w"].word_select(lane, spec.max_weight_bits)) for lane in range(k)
         ]
+        digits: dict[str, list[booth.Digit]] = {}
         if plan.recode_weights:
-            weight_digits = [booth.recode(m, w, f"w_{lane}") for lane, w in enumerate(weights)]
+            for lane, weight in enumerate(weights):
+                digits[f"w_{lane}"] = booth.recode(m, weight, f"w_{lane}")
         if spec.zero_point:
-            zero_digits = booth.recode(m, Cat(held["z"], Const(0, 1)), "z")
+            # −D + z·S: the digits of z, negated, are subtracted.
+            digits["z"] = [
+                booth.Digit(digit.one, digit.two, ~digit.negative)
+                for digit in booth.recode(m, Cat(held["z"], Const(0, 1)), "z")
+            ]
+        cuts = Cuts(m)
+        if spec.pipeline.heap:
+            # Once on a scratch module to learn when the sum is there, then for good.
+            scratch = Module()
+            bits = self._step(scratch, Cuts(scratch), 0, weights, digits)
+            when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
+            cuts = Cuts(m, when, self.cut_en)
         results = []
         for row in range(spec.tile.m):
-            acc = Accumulator(
-                m,
-                f"m{row}",
-                spec.result_bits,
-                cuts=spec.pipeline.heap,
-                cut_en=self.cut_en if spec.pipeline.heap else None,
-            )
-            for lane in range(k):
-                name = f"product_{row}_{lane}"
-                if plan.recode_weights:
-                    value = self.a.word_select(row * k + lane, plan.a_bits)
-                    self._subtract(m, acc, value, weight_digits[lane], name)
-                else:
-                    count = booth.digit_count(plan.a_bits)
-                    digits = self.digits.word_select(row * k + lane, 3 * count)
-                    self._subtract(
-                        m, acc, weights[lane], booth.from_lines(digits, count), name
-                    )
-            if spec.zero_point:
-                # −D + z·S: subtract the negated digits.
-                negated = [
-                    booth.Digit(digit.one, digit.two, ~digit.negative) for digit in zero_digits
-                ]
-                total = self.total.word_select(row, plan.sum_bits)
-                self._subtract(m, acc, total, negated, f"zero_{row}")
+            bits = self._step(m, cuts, row, weights, digits)
             results.append(
-                acc.close(
+                accumulate(
+                    m,
+                    f"m{row}",
+                    spec.result_bits,
+                    step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in bits)),
+                    carry=Const(1, 1),
                     enable=self.acc_en,
                     hold=self.hold,
-                    shift=self.shift,
+                    shift=None,
                     planes=1,
-                    multi_pass=False,
                     addend=self.c.word_select(row, spec.result_bits) if spec.addend else None,
                     take=self.take_c if spec.addend else None,
                 )
             )
         m.d.comb += self.o.eq(Cat(*results))
         return m
+
+    def _step(
+        self,
+        m: Module,
+        cuts: Cuts,
+        row: int,
+        weights: list[Value],
+        digits: dict[str, list[booth.Digit]],
+    ) -> list[Bit]:
+        """``R`` of a step, see ``hw.lib.accumulator``."""
+        spec, plan, k = self.spec, self.plan, self.spec.tile.k
+        width = window(-spec.step_magnitude, spec.step_magnitude)
+        heap = Heap(m, f"m{row}_heap", width, cuts)
+        for lane in range(k):
+            name = f"product_{row}_{lane}"
+            if plan.recode_weights:
+                value = self.a.word_select(row * k + lane, plan.a_bits)
+                self._subtract(m, heap, value, digits[f"w_{lane}"], name)
+            else:
+                count = booth.digit_count(plan.a_bits)
+                lines = self.digits.word_select(row * k + lane, 3 * count)
+                self._subtract(m, heap, weights[lane], booth.from_lines(lines, count), name)
+        if spec.zero_point:
+            total = self.total.word_select(row, plan.sum_bits)
+            self._subtract(m, heap, total, digits["z"], f"zero_{row}")
+        heap.const += offset(width)
+        return heap.resolve()
 
     def _weight(self, code: Value) -> Value:
         """A weight in two's complement of ``w_bits``."""
@@ -215,7 +240,7 @@ class Column(wiring.Component):
         return code
 
     def _subtract(
-        self, m: Module, acc: Accumulator, value: Value, digits: list[booth.Digit], name: str
+        self, m: Module, heap: Heap, value: Value, digits: list[booth.Digit], name: str
     ) -> None:
         """Put ``−value · digits`` into the heap: a digit of one sign adds the complement."""
         width = len(value) + 1
@@ -229,8 +254,8 @@ class Column(wiring.Component):
                 positive.eq(~digit.negative),
                 term.eq(picked ^ positive.replicate(width)),
             ]
-            acc.heap.add(term, lsb=2 * index, signed=True)
-            acc.heap.add_row(positive, lsb=2 * index)
+            heap.add(term, lsb=2 * index, signed=True, time=SELECT)
+            heap.add_bit(positive, 2 * index, time=1.0)
 
 
 def build(spec: MacCoreSpec) -> Design:
@@ -245,5 +270,5 @@ def build(spec: MacCoreSpec) -> Design:
     return Design(
         top=shell,
         parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
-        library=(FULL_ADDER,),
+        library=LIBRARY,
     )

@@ -10,6 +10,7 @@ from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.plan import Plan
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.lib.gemm_shell import field_slice
+from hw.streams import Stream
 
 
 class TableGenerator:
@@ -94,6 +95,20 @@ class TableGenerator:
         return result
 
 
+def lanes(
+    spec: LutCoreSpec, item: Stream, payload: Value, row: int
+) -> tuple[list[Value], Value]:
+    """One row's activations and the shift of its entries, from a payload of ``i_a``."""
+    bits, k = spec.activations.bits, spec.tile.k
+    a = field_slice(item, payload, "a")
+    found: list[Value] = []
+    for lane in range(k):
+        value = a.word_select(row * k + lane, bits)
+        found.append(value.as_signed() if spec.activations.signed else value)
+    shift = field_slice(item, payload, "entry_shift") if spec.quantized else Cat()
+    return found, shift
+
+
 class Front(wiring.Component):
     """Operand register, tables, corrections, and with ``pipeline.front`` a register behind them.
 
@@ -123,17 +138,18 @@ class Front(wiring.Component):
         with m.If(self.a_load):
             m.d.sync += held.eq(self.operand)
 
-        entries, totals = [], []
+        entries: list[Value] = []
+        totals: list[Value | None] = []
         for row in range(spec.tile.m):
             if spec.table.source == "port":
                 row_entries, total = self._from_port(held, row)
             else:
-                generator = TableGenerator(m, spec, row, *self._lanes(held, row))
+                generator = TableGenerator(m, spec, row, *lanes(spec, self.stream, held, row))
                 row_entries = generator.entries()
-                total = generator.total(row_entries) if plan.needs_sum else None
+                total = generator.total(row_entries) if spec.needs_sum else None
             entries.extend(row_entries)
             totals.append(total)
-        values = {"t": Cat(*(entry for entry in entries))}
+        values: dict[str, Value] = {"t": Cat(*entries)}
         for name in plan.shared.outputs:
             if name != "t":
                 values[name] = Cat(*(plan.correction(name, total) for total in totals))
@@ -150,21 +166,12 @@ class Front(wiring.Component):
                 m.d.comb += port.eq(made)
         return m
 
-    def _lanes(self, held: Value, row: int) -> tuple[list[Value], Value]:
-        spec = self.spec
-        bits, k = spec.activations.bits, spec.tile.k
-        a = field_slice(self.stream, held, "a")
-        lanes: list[Value] = []
-        for lane in range(k):
-            value = a.word_select(row * k + lane, bits)
-            lanes.append(value.as_signed() if spec.activations.signed else value)
-        shift = field_slice(self.stream, held, "entry_shift") if spec.quantized else Cat()
-        return lanes, shift
-
-    def _from_port(self, held: Value, row: int) -> tuple[list[Value], Value]:
+    def _from_port(self, held: Value, row: int) -> tuple[list[Value], Value | None]:
         spec = self.spec
         width, count = golden.entry_bits(spec), tables.entry_count(spec)
         t = field_slice(self.stream, held, "t")
+        entries: list[Value] = [t.word_select(row * count + i, width) for i in range(count)]
+        if not spec.needs_sum:
+            return entries, None
         s = field_slice(self.stream, held, "s")
-        entries = [t.word_select(row * count + i, width) for i in range(count)]
         return entries, s.word_select(row, golden.sum_bits(spec)).as_signed()

@@ -62,27 +62,26 @@ def sum_bits(spec: LutCoreSpec) -> int:
 
 def table_stream(spec: LutCoreSpec, name: str = "i_t", direction: str = "in") -> Stream:
     """``i_t``: one step of tables, as the generator makes them."""
-    return Stream(
-        name=name,
-        direction=direction,
-        doc="tables, by K step",
-        fields=(
-            StreamField(
-                name="t",
-                width=entry_bits(spec),
-                signed=True,
-                shape=(spec.tile.m, tables.entry_count(spec)),
-                doc="entries of every group, group by group",
-            ),
+    fields = [
+        StreamField(
+            name="t",
+            width=entry_bits(spec),
+            signed=True,
+            shape=(spec.tile.m, tables.entry_count(spec)),
+            doc="entries of every group, group by group",
+        )
+    ]
+    if spec.needs_sum:
+        fields.append(
             StreamField(
                 name="s",
                 width=sum_bits(spec),
                 signed=True,
                 shape=(spec.tile.m,),
                 doc="sum of the all-ones entries",
-            ),
-        ),
-    )
+            )
+        )
+    return Stream(name=name, direction=direction, fields=tuple(fields), doc="tables, by K step")
 
 
 def operand_stream(spec: LutCoreSpec) -> Stream:
@@ -126,10 +125,10 @@ def operand_beats(spec: LutCoreSpec, a: np.ndarray, shift: int) -> dict[str, np.
 def table_beats(spec: LutCoreSpec, a: np.ndarray, shift: np.ndarray | int) -> dict[str, np.ndarray]:
     """Fields of :func:`table_stream` for steps ``a`` ``(steps, M, K)``."""
     shift = np.asarray(shift, dtype=np.int64).reshape(-1, 1)
-    return {
-        "t": np.concatenate(tables.tables(spec, a, shift[..., None]), axis=-1),
-        "s": tables.row_sum(spec, a, shift),
-    }
+    values = {"t": np.concatenate(tables.tables(spec, a, shift[..., None]), axis=-1)}
+    if spec.needs_sum:
+        values["s"] = tables.row_sum(spec, a, shift)
+    return values
 
 
 def fold_symmetric(spec: LutCoreSpec, bits: np.ndarray) -> np.ndarray:

@@ -151,11 +151,6 @@ class Plan:
             first=self.spec.weight_encoding == "twos_complement" and bool(self.negated),
         )
 
-    @property
-    def needs_sum(self) -> bool:
-        """Whether the front end sums the activations."""
-        return bool(self.multiples)
-
     def correction(self, name: str, total: Value) -> Value:
         """The named front-end output of one row, from its sum of activations."""
         from amaranth.hdl import Const

@@ -76,6 +76,14 @@ class LutCoreSpec(GemmSpec):
         return self.table.form == "symmetric" or self.ternary
 
     @property
+    def needs_sum(self) -> bool:
+        """Whether columns need the sum of a step's activations (see ``plan``)."""
+        encoding = self.weights.encoding
+        if self.symmetric:
+            return encoding in ("unsigned", "twos_complement")
+        return encoding == "bipolar"
+
+    @property
     def planes_per_cycle(self) -> int:
         if self.ternary or self.planes == "parallel":
             return self.max_weight_bits

@@ -1,0 +1,15 @@
+"""Cycles of the table generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hw.blocks.lut_tables.golden import TableWork
+from hw.blocks.lut_tables.spec import LutTablesSpec
+
+LATENCY = 2
+
+
+def cycles(spec: LutTablesSpec, works: Sequence[TableWork]) -> int:
+    """One beat a cycle, and a register before and behind the additions."""
+    return LATENCY + sum(len(work.a) for work in works)

@@ -1,0 +1,85 @@
+# `make demo` and `make test` do all the set-up there is: a virtual environment in .venv with pinned
+# dependencies from the package index. Needed beforehand: Python 3.11 or newer, g++, make and perl.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+export RTLGEN_CACHE := $(CURDIR)/.cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SOURCES := $(wildcard hw rtl_gen sim flows sw_driver tests)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test nightly bench lint format mutation clean
+
+help:
+	@echo 'make demo      build, verify, synthesize, map and run the shipped lut_core'
+	@echo 'make test      lint, type check and test'
+	@echo 'make nightly   the tests that take minutes'
+	@echo 'make bench     measure density and simulation speed'
+	@echo 'make mutation  break the RTL on purpose; every mutant must be caught'
+	@echo 'make lint      ruff and mypy only'
+	@echo 'make format    let ruff lay out the sources'
+	@echo 'make clean     remove the environment, the cache and every output'
+
+setup: $(READY)
+
+demo: $(READY)
+	$(PY) -m sw_driver.demo
+
+test: lint
+	$(PY) -m pytest -n $(WORKERS) -m 'not nightly'
+
+nightly: $(READY)
+	$(PY) -m pytest -n $(WORKERS) -m nightly
+
+bench: $(READY)
+	$(PY) -m flows.bench
+	$(PY) -m sim.bench_speed hw/configs/lut_core.yaml
+
+mutation: $(READY)
+	$(PY) -m sim.mutation
+
+lint: $(READY)
+	$(PY) -m ruff check $(SOURCES)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m mypy
+
+format: $(READY)
+	$(PY) -m ruff check --fix $(SOURCES)
+	$(PY) -m ruff format $(SOURCES)
+
+clean:
+	rm -rf $(VENV) .cache build rtlgen.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last: an interrupted installation is taken up again.
+$(READY): .lock/requirements.txt pyproject.toml | needed
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --no-deps --requirement .lock/requirements.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# One clear line for each thing that the machine lacks.
+.PHONY: needed
+needed:
+	@status=0; \
+	if ! command -v '$(PYTHON)' >/dev/null 2>&1; then \
+	  echo 'make: $(PYTHON) is missing; Python 3.11 or newer is needed' >&2; status=1; \
+	elif ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	  echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$('$(PYTHON)' -V 2>&1);" \
+	    'name another with PYTHON=...' >&2; status=1; \
+	elif ! '$(PYTHON)' -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+	  echo 'make: $(PYTHON) cannot make virtual environments (no ensurepip);' \
+	    'name another with PYTHON=...' >&2; status=1; \
+	fi; \
+	for tool in g++ perl; do \
+	  if ! command -v $$tool >/dev/null 2>&1; then \
+	    echo "make: $$tool is missing; Verilated models need it" >&2; status=1; \
+	  fi; \
+	done; \
+	exit $$status

@@ -12,12 +12,7 @@ A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
-
-Register = Callable[[Signal, int], Signal]
-
 
 def window(low: int, high: int) -> int:
     """Bits of ``R = 2^(bits−1) − 1 − D`` for every ``D`` in ``[low, high]``."""
@@ -69,11 +64,13 @@ def accumulate(
     m.d.comb += row.eq(~legs)
     if addend is not None and shift is not None:
         row = _add_addend(m, name, width, row, addend, take)
-    split = len(step) - 1
-    low = Signal(split, name=f"{name}_low")
-    high = Signal(width - split, name=f"{name}_high")
-    over = Signal(name=f"{name}_over")
+    # Modulo 2**width a step that reaches above the accumulator has no upper half.
+    split = min(len(step) - 1, width)
+    total: list[Value] = []
+    over: Value = carry
     if split:
+        low = Signal(split, name=f"{name}_low")
+        over = Signal(name=f"{name}_over")
         m.submodules[f"add_{name}"] = Instance(
             "rtlgen_add",
             p_WIDTH=split,
@@ -83,19 +80,21 @@ def accumulate(
             o_s=low,
             o_co=over,
         )
-    else:
-        m.d.comb += over.eq(carry)
-    m.submodules[f"step_{name}"] = Instance(
-        "rtlgen_step",
-        p_WIDTH=width - split,
-        i_a=row[split:],
-        i_up=step[split],
-        i_ci=over,
-        o_s=high,
-    )
+        total.append(low)
+    if split < width:
+        high = Signal(width - split, name=f"{name}_high")
+        m.submodules[f"step_{name}"] = Instance(
+            "rtlgen_step",
+            p_WIDTH=width - split,
+            i_a=row[split:],
+            i_up=step[split],
+            i_ci=over,
+            o_s=high,
+        )
+        total.append(high)
     state = Signal(width, name=f"{name}_state", reset_less=True)
     with m.If(enable):
-        m.d.sync += state.eq(Cat(low, high))
+        m.d.sync += state.eq(Cat(*total))
     m.d.comb += y.eq(~state)
     return y
 

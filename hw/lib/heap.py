@@ -19,6 +19,8 @@ from hw.lib.cuts import Cuts
 
 LIBRARY = (
     """\
+`ifndef RTLGEN_FA
+`define RTLGEN_FA
 // WIDTH independent full adders. A synthesis flow may map each bit onto a library cell.
 module rtlgen_fa #(parameter WIDTH = 1) (
   input  [WIDTH-1:0] a,
@@ -30,8 +32,11 @@ module rtlgen_fa #(parameter WIDTH = 1) (
   assign s = a ^ b ^ c;
   assign co = (a & b) | (c & (a ^ b));
 endmodule
+`endif
 """,
     """\
+`ifndef RTLGEN_ADD
+`define RTLGEN_ADD
 // Carry-propagate addition. A synthesis flow may choose the adder.
 module rtlgen_add #(parameter WIDTH = 1) (
   input  [WIDTH-1:0] a,
@@ -42,8 +47,11 @@ module rtlgen_add #(parameter WIDTH = 1) (
 );
   assign {co, s} = {1'b0, a} + {1'b0, b} + {{(WIDTH){1'b0}}, ci};
 endmodule
+`endif
 """,
     """\
+`ifndef RTLGEN_STEP
+`define RTLGEN_STEP
 // The upper half of adding a short signed number: a + ci if up, else a - 1 + ci.
 module rtlgen_step #(parameter WIDTH = 1) (
   input  [WIDTH-1:0] a,
@@ -54,6 +62,7 @@ module rtlgen_step #(parameter WIDTH = 1) (
   wire [WIDTH:0] sum = {1'b0, a} + {1'b0, {(WIDTH){~up}}} + {{(WIDTH){1'b0}}, ci};
   assign s = sum[WIDTH-1:0];
 endmodule
+`endif
 """,
 )
 
@@ -150,7 +159,7 @@ class Heap:
                     one = 0
                 elif len(queue) >= 3:
                     taken = [heapq.heappop(queue)[2] for _ in range(3)]
-                    total, carry = self._full(label, taken, last)
+                    total, carry = self._full(label, taken)
                 else:
                     taken = [heapq.heappop(queue)[2] for _ in range(2)]
                     total, carry = self._half(label, taken, last)
@@ -170,7 +179,7 @@ class Heap:
         values = [self.cuts.to(bit.value, bit.stage, stage) for bit in bits]
         return values, max(time, self.cuts.start(stage)), stage
 
-    def _full(self, label: str, bits: list[Bit], last: bool) -> tuple[Bit, Bit]:
+    def _full(self, label: str, bits: list[Bit]) -> tuple[Bit, Bit]:
         values, _, stage = self._aligned(label, bits, AB_SUM)
         early, late = max(bits[0].time, bits[1].time), bits[2].time
         start = self.cuts.start(stage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Fragment, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -84,6 +84,7 @@ class Column(wiring.Component):
             # Once on a scratch module to learn when the sum is there, then for good.
             scratch = Module()
             bits, _ = self._step(scratch, Cuts(scratch), 0, held)
+            Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
             when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
             cuts = Cuts(m, when, self.cut_en)
         results = []

@@ -8,6 +8,12 @@ from hw.blocks.lut_tables.golden import TableWork
 from hw.blocks.lut_tables.spec import LutTablesSpec
 
 LATENCY = 2
+FORMULA = "cycles = latency + beats"
+
+
+def constants(spec: LutTablesSpec) -> dict[str, int]:
+    """Values of the names in :data:`FORMULA` that do not depend on the work."""
+    return {"latency": LATENCY}
 
 
 def cycles(spec: LutTablesSpec, works: Sequence[TableWork]) -> int:

@@ -7,7 +7,7 @@ partial product of a step, and the zero point's, enters one carry-save heap an o
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Fragment, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -179,6 +179,7 @@ class Column(wiring.Component):
             # Once on a scratch module to learn when the sum is there, then for good.
             scratch = Module()
             bits = self._step(scratch, Cuts(scratch), 0, weights, digits)
+            Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
             when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
             cuts = Cuts(m, when, self.cut_en)
         results = []

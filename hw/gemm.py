@@ -351,7 +351,7 @@ def random_work(spec: GemmSpec, rng: np.random.Generator, *, size: str = "small"
     elif size == "small":
         k_steps = int(rng.integers(1, min(limit, 6) + 1))
     elif size == "large":
-        k_steps = int(min(limit, rng.integers(20, 41)))
+        k_steps = min(limit, int(rng.integers(20, 41)))
     else:
         raise ValueError(f"size: must be minimum, small or large, got {size!r}")
     bits = int(rng.integers(1, spec.max_weight_bits + 1))

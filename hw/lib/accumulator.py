@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
 
+
 def window(low: int, high: int) -> int:
     """Bits of ``R = 2^(bits−1) − 1 − D`` for every ``D`` in ``[low, high]``."""
     bits = 1
@@ -57,12 +58,12 @@ def accumulate(
     legs = hold.replicate(width) & y
     if shift is not None:
         legs = legs | (shift.replicate(width) & Cat(Const(0, planes), y[: width - planes]))
-    elif addend is not None:
+    elif addend is not None and take is not None:
         # The first step is the only one that takes an addend, and it holds nothing.
         legs = legs | (take.replicate(width) & addend)
     row = Signal(width, name=f"{name}_row")
     m.d.comb += row.eq(~legs)
-    if addend is not None and shift is not None:
+    if addend is not None and take is not None and shift is not None:
         row = _add_addend(m, name, width, row, addend, take)
     # Modulo 2**width a step that reaches above the accumulator has no upper half.
     split = min(len(step) - 1, width)
@@ -99,9 +100,7 @@ def accumulate(
     return y
 
 
-def _add_addend(
-    m: Module, name: str, width: int, row: Value, addend: Value, take: Value
-) -> Value:
+def _add_addend(m: Module, name: str, width: int, row: Value, addend: Value, take: Value) -> Value:
     """``s − c``: the complement of the addend and one, or all ones and one."""
     taken = Signal(width, name=f"{name}_taken")
     m.d.comb += taken.eq(~(take.replicate(width) & addend))

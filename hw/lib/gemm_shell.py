@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, ResetSignal, Signal, Value, unsigned
+from amaranth.hdl import (
+    Cat,
+    ClockSignal,
+    Const,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+    Value,
+    unsigned,
+)
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -138,9 +148,7 @@ class GemmShell(wiring.Component):
                     with m.Default():
                         m.d.sync += passes_left.eq(spec.max_passes - 1)
             if spec.addend:
-                m.d.sync += accumulate.eq(
-                    field_slice(job_stream, self.i_job.payload, "accumulate")
-                )
+                m.d.sync += accumulate.eq(field_slice(job_stream, self.i_job.payload, "accumulate"))
 
         # Operand side: a port register, and if asked one more behind the front end.
         a_full = Signal()
@@ -179,9 +187,7 @@ class GemmShell(wiring.Component):
             "last": last_step & last_pass,
             "addend": first_step & last_pass & accumulate,
         }
-        staged = [
-            {name: Signal(name=f"{name}_{i}") for name in control} for i in range(cuts + 1)
-        ]
+        staged = [{name: Signal(name=f"{name}_{i}") for name in control} for i in range(cuts + 1)]
         m.d.comb += [staged[0][name].eq(value) for name, value in control.items()]
         for i in range(cuts):
             with m.If(move[i]):
@@ -198,7 +204,9 @@ class GemmShell(wiring.Component):
         m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
 
         # Front end.
-        shared = {name: Signal(width, name=f"front_{name}") for name, width in self.shared.outputs.items()}
+        shared = {
+            name: Signal(width, name=f"front_{name}") for name, width in self.shared.outputs.items()
+        }
         ports: dict[str, Value] = {f"o_{name}": value for name, value in shared.items()}
         m.submodules.front = Instance(
             f"{spec.name}_front",

@@ -1,8 +1,8 @@
 """Carry-save heaps: many weighted bits down to one row, by full adders that a flow can map.
 
-Every full adder is an instance of the one small module ``rtlgen_fa``, plain behavioural Verilog that
-a synthesis flow may replace by its library's own cell. The tree is built by arrival time, column by
-column, the three earliest bits of a column first and the latest on the carry input (V. G.
+Every full adder is an instance of the one small module ``rtlgen_fa``, plain behavioural Verilog
+that a synthesis flow may replace by its library's own cell. The tree is built by arrival time,
+column by column, the three earliest bits of a column first and the latest on the carry input (V. G.
 Oklobdzija et al., "A method for speed optimized partial product reduction", 1996); it goes on until
 one bit a column is left, so that the final carry ripples behind the tree instead of after it.
 """
@@ -13,7 +13,7 @@ import heapq
 import itertools
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
+from amaranth.hdl import Const, Instance, Module, Signal, Value
 
 from hw.lib.cuts import Cuts
 
@@ -141,9 +141,7 @@ class Heap:
         carries: list[Bit] = []
         result = []
         for column in range(self.width):
-            queue = [
-                (bit.time, next(ordinal), bit) for bit in (*self._columns[column], *carries)
-            ]
+            queue = [(bit.time, next(ordinal), bit) for bit in (*self._columns[column], *carries)]
             heapq.heapify(queue)
             carries = []
             one = constant >> column & 1

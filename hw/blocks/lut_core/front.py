@@ -95,9 +95,7 @@ class TableGenerator:
         return result
 
 
-def lanes(
-    spec: LutCoreSpec, item: Stream, payload: Value, row: int
-) -> tuple[list[Value], Value]:
+def lanes(spec: LutCoreSpec, item: Stream, payload: Value, row: int) -> tuple[list[Value], Value]:
     """One row's activations and the shift of its entries, from a payload of ``i_a``."""
     bits, k = spec.activations.bits, spec.tile.k
     a = field_slice(item, payload, "a")

@@ -162,15 +162,15 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
             # Offset binary: the zero point is 2^(B−1), the sign plane complemented.
             bits[..., width - 1] ^= 1
         bits = fold_symmetric(spec, bits)
-    elif spec.zero_point:
+    elif work.z is not None:
         # Σ a·(u − 1) = −Σ a·ū: where the zero point has a bit the complement is stored.
         bits = bits ^ gemm.planes(work.z, width)[:, None, :]
     ordered = [bits[..., low : low + count] for low in range(width - count, -1, -count)]
     values = {"w": np.concatenate(ordered)}
-    if spec.zero_point:
+    if work.z is not None:
         z = gemm.planes(work.z, width)
-        z = [z[:, low : low + count] for low in range(width - count, -1, -count)]
-        values["z"] = np.repeat(np.stack(z), job.k_steps, axis=0)
+        passes = [z[:, low : low + count] for low in range(width - count, -1, -count)]
+        values["z"] = np.repeat(np.stack(passes), job.k_steps, axis=0)
     return values
 
 

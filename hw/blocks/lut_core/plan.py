@@ -1,8 +1,8 @@
 """Widths, bounds and corrections of a LUT core: derived once, used by front end and columns.
 
 A step changes the accumulator's ``s = −1 − y`` by ``−D``, ``D`` the sum of the looked-up terms and
-of what turns 0/1 or ±1 planes into the encoding's values (``S`` is the sum of the activations of the
-step, ``P`` the planes a cycle, passes most significant first):
+of what turns 0/1 or ±1 planes into the encoding's values (``S`` is the sum of the activations of
+the step, ``P`` the planes a cycle, passes most significant first):
 
 - unsigned, full tables: ``Σ_k a_k·(u_k − z) = Σ a·u`` where ``z = 0`` and ``−Σ a·ū`` where
   ``z = 1``. The complement ``ū`` is stored, and the plane's sum is negated in the column: a zero

@@ -19,7 +19,6 @@ from hw.lib.cuts import Cuts, moments
 from hw.lib.gemm_shell import GemmShell
 from hw.lib.heap import LIBRARY, Bit, Heap
 
-
 # Estimated delays in full adders: a looked-up term behind the registers, an exclusive or.
 SELECT = 3.0
 XOR = 0.5
@@ -83,14 +82,14 @@ class Column(wiring.Component):
         if spec.pipeline.heap:
             # Once on a scratch module to learn when the sum is there, then for good.
             scratch = Module()
-            bits, _ = self._step(scratch, Cuts(scratch), 0, held)
+            trial, _ = self._step(scratch, Cuts(scratch), 0, held)
             Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
+            when = moments(spec.pipeline.heap, max(bit.time for bit in trial), len(trial))
             cuts = Cuts(m, when, self.cut_en)
         results = []
         for row in range(spec.tile.m):
-            bits, sign = self._step(m, cuts, row, held)
-            step = Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in bits))
+            total, sign = self._step(m, cuts, row, held)
+            step = Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total))
             carry = cuts.to(sign, 0, cuts.count)
             y = accumulate(
                 m,
@@ -229,7 +228,9 @@ class Column(wiring.Component):
             with m.Switch(w.word_select(index, 8)):
                 for byte in range(243):
                     trits = [byte // 3**i % 3 - 1 for i in range(5)]
-                    value = sum((t != 0) << 2 * i | (t < 0) << 2 * i + 1 for i, t in enumerate(trits))
+                    value = sum(
+                        (t != 0) << 2 * i | (t < 0) << 2 * i + 1 for i, t in enumerate(trits)
+                    )
                     with m.Case(byte):
                         m.d.comb += decoded.eq(value)
                 with m.Default():
@@ -267,9 +268,7 @@ class Column(wiring.Component):
             term = Signal(look, name=f"term_{row}_{plane}_{g}")
             if negative is None:
                 m.d.comb += term.eq(picked)
-                heap.add(
-                    term, lsb=lsb, signed=plan.entry_signed, negative=not fixed, time=SELECT
-                )
+                heap.add(term, lsb=lsb, signed=plan.entry_signed, negative=not fixed, time=SELECT)
             else:
                 # −(±E): E where the term is negative, else ~E + 1.
                 positive = Signal(name=f"positive_{row}_{plane}_{g}")

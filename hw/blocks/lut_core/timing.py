@@ -22,5 +22,3 @@ def cycles(spec: LutCoreSpec, works: Sequence[GemmWork]) -> int:
     """
     steps = sum(job_cycles(spec, work.job.k_steps, work.job.weight_bits) for work in works)
     return latency(spec) + steps
-
-

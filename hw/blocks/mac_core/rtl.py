@@ -20,7 +20,6 @@ from hw.lib.cuts import Cuts, moments
 from hw.lib.gemm_shell import GemmShell, Shared, field_slice
 from hw.lib.heap import LIBRARY, Bit, Heap
 
-
 # Estimated delay of a partial product behind the registers, in full adders.
 SELECT = 3.5
 
@@ -178,19 +177,19 @@ class Column(wiring.Component):
         if spec.pipeline.heap:
             # Once on a scratch module to learn when the sum is there, then for good.
             scratch = Module()
-            bits = self._step(scratch, Cuts(scratch), 0, weights, digits)
+            trial = self._step(scratch, Cuts(scratch), 0, weights, digits)
             Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            when = moments(spec.pipeline.heap, max(bit.time for bit in bits), len(bits))
+            when = moments(spec.pipeline.heap, max(bit.time for bit in trial), len(trial))
             cuts = Cuts(m, when, self.cut_en)
         results = []
         for row in range(spec.tile.m):
-            bits = self._step(m, cuts, row, weights, digits)
+            total = self._step(m, cuts, row, weights, digits)
             results.append(
                 accumulate(
                     m,
                     f"m{row}",
                     spec.result_bits,
-                    step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in bits)),
+                    step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total)),
                     carry=Const(1, 1),
                     enable=self.acc_en,
                     hold=self.hold,

@@ -1,8 +1,8 @@
 """What a block is, and how blocks are found.
 
 A block is one folder ``hw/blocks/<name>/`` whose ``__init__`` exports one ``BLOCK``. Discovery
-walks the folder; adding a block edits no other file. ``spec``, ``golden`` and ``timing`` are plain Python
-and numpy; only :attr:`Block.build` imports Amaranth, and only when it is called.
+walks the folder; adding a block edits no other file. ``spec``, ``golden`` and ``timing`` are plain
+Python and numpy; only :attr:`Block.build` imports Amaranth, and only when it is called.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Ports (all valid/ready, in any relative order, any stall pattern):
 
 A job of ``B``-bit weights on a core that takes ``P`` planes a cycle makes ``ceil(B / P)`` passes
 over its K steps, most significant planes first, so that the accumulator doubles ``P`` times at the
-start of each pass but the first (``O = Σ_b 2^b·D_b``, LUT Tensor Core, arXiv 2408.06003, section 3).
+start of each pass but the first (``O = Σ_b 2^b·D_b``, LUT Tensor Core, arXiv 2408.06003, sec. 3).
 Both operand streams repeat their K steps in every pass.
 """
 

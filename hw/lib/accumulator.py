@@ -1,8 +1,8 @@
 """Accumulators of a column: a step's sum into one carry-propagate addition an output.
 
-The register holds ``s = −1 − y``, the complement of the running result ``y``. Then subtracting a sum
-of looked-up terms is adding their complements, which AND-OR-INVERT gates give for nothing; clearing
-is all ones, and the result is ``~s``.
+The register holds ``s = −1 − y``, the complement of the running result ``y``. Then subtracting a
+sum of looked-up terms is adding their complements, which AND-OR-INVERT gates give for nothing;
+clearing is all ones, and the result is ``~s``.
 
 A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` bits. The addition of
 ``±D`` to ``s`` then needs no more than ``R``, a conditional complement of it and a carry:

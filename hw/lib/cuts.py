@@ -23,7 +23,7 @@ class Cuts:
     def __init__(self, m: Module, moments: Sequence[float] = (), enable: Value | None = None):
         self.m = m
         self.moments = tuple(moments)
-        self.enable = enable
+        self.enable = Const(0, len(self.moments)) if enable is None else enable
         self._made: dict[tuple[int, int], tuple[Value, Value]] = {}
         self._count = 0
 
@@ -46,7 +46,6 @@ class Cuts:
         for index in range(stage, target):
             key = (id(value), index)
             if key not in self._made:
-                assert self.enable is not None
                 register = Signal(len(value), name=f"cut{index}_{self._count}", reset_less=True)
                 self._count += 1
                 with self.m.If(self.enable[index]):

@@ -1,7 +1,7 @@
 """What the entries of a table are, as data: one vector of coefficients per entry.
 
-Full tables hold ``Σ u_k·a_k`` for the 0/1 patterns ``u = 1 … 2^g − 1`` (lane 0 is bit 0; pattern 0 is
-zero and is not stored). Symmetric tables hold ``a_{g−1} + Σ_{k<g−1} (2·u_k − 1)·a_k`` for
+Full tables hold ``Σ u_k·a_k`` for the 0/1 patterns ``u = 1 … 2^g − 1`` (lane 0 is bit 0; pattern 0
+is zero and is not stored). Symmetric tables hold ``a_{g−1} + Σ_{k<g−1} (2·u_k − 1)·a_k`` for
 ``u = 0 … 2^(g−1) − 1``; the other half is their negation (LUT Tensor Core, section 3.1.2). Ternary
 tables hold the ``(3^g − 1)/2`` sums whose highest non-zero coefficient is +1.
 """

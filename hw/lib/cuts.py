@@ -10,6 +10,10 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Const, Module, Signal, Value
 
+# Estimated delays of an accumulation, in full adders: whatever its width, and a bit.
+ACCUMULATE = 3.5
+ACCUMULATE_BIT = 0.45
+
 
 class Cuts:
     """Registers of one column.
@@ -65,6 +69,8 @@ def moments(cuts: int, resolved: float, bits: int) -> tuple[float, ...]:
     """
     if not cuts:
         return ()
-    accumulation = 2.5 + 0.65 * bits
-    span = min((resolved + accumulation) / (cuts + 1), resolved / cuts)
-    return tuple(resolved - span * (cuts - 1 - index) for index in range(cuts))
+    # The accumulation ripples behind the sum, which so may end after the last cut.
+    accumulation = ACCUMULATE + ACCUMULATE_BIT * bits
+    balanced = (resolved + ACCUMULATE) * cuts / (cuts + 1)
+    last = min(resolved, max(balanced, resolved - (accumulation - ACCUMULATE)))
+    return tuple(last * (index + 1) / cuts for index in range(cuts))

@@ -78,7 +78,13 @@ class Design:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One generator: specification, hardware, reference and cycles."""
+    """One generator: specification, hardware, reference and cycles.
+
+    Attributes:
+        kind: ``gemm`` for a core that keeps the contract of ``hw.gemm``, else ``support``.
+        sweep: specifications (without ``block`` and ``name``) that together reach every form of the
+            generator: odd shapes, the least, a large one, every encoding and option.
+    """
 
     name: str
     kind: str

@@ -3,6 +3,7 @@
 from hw.block import Block, Design
 from hw.blocks.lut_core import golden, timing
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.blocks.lut_core.sweep import SWEEP
 
 
 def _build(spec: LutCoreSpec) -> Design:
@@ -20,5 +21,5 @@ BLOCK = Block(
     build=_build,
     golden=golden,
     timing=timing,
-    sweep=(),
+    sweep=SWEEP,
 )

@@ -200,11 +200,12 @@ def entry_shift(spec: LutCoreSpec, work: GemmWork) -> int:
 def gemm_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
     """``(M, N)`` results, two's complement of ``result_bits``."""
     gemm.check_work(spec, work)
-    exact = gemm.product(work) if not spec.quantized else _quantized(spec, work)
+    exact = gemm.product(work) if not spec.quantized else quantized_result(spec, work)
     return gemm.wrap(exact, spec.result_bits)
 
 
-def _quantized(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
+def quantized_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
+    """Result from INT8 entries, not wrapped; see the top of this module."""
     shift, bits = entry_shift(spec, work), work.job.weight_bits
     a = gemm.step_view(work.a, work.job.k_steps)
     w = gemm.step_view(work.w, work.job.k_steps)

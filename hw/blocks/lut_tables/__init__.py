@@ -20,5 +20,16 @@ BLOCK = Block(
     build=_build,
     golden=golden,
     timing=timing,
-    sweep=(),
+    sweep=(
+        {"tile": {"m": 1, "k": 1}, "table": {"group": 1}},
+        {"tile": {"m": 2, "k": 7}, "table": {"group": 3, "entries": "int8"}},
+        {"tile": {"m": 3, "k": 8}, "table": {"group": 4, "form": "symmetric"}},
+        {
+            "tile": {"m": 1, "k": 11},
+            "encoding": "bipolar",
+            "table": {"group": 6, "entries": "int8"},
+            "activations": {"bits": 16, "signed": False},
+        },
+        {"tile": {"m": 2, "k": 5}, "encoding": "ternary", "table": {"group": 3}},
+    ),
 )

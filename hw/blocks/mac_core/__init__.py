@@ -3,6 +3,7 @@
 from hw.block import Block, Design
 from hw.blocks.mac_core import golden, timing
 from hw.blocks.mac_core.spec import MacCoreSpec
+from hw.blocks.mac_core.sweep import SWEEP
 
 
 def _build(spec: MacCoreSpec) -> Design:
@@ -20,5 +21,5 @@ BLOCK = Block(
     build=_build,
     golden=golden,
     timing=timing,
-    sweep=(),
+    sweep=SWEEP,
 )

@@ -1,0 +1,567 @@
+"""Repair of a mapped design: buffers and strengths for loads, then for slow paths.
+
+A change is made to a module, and so to all its copies. First, nets above their driver's largest
+capacitance get a stronger driver or buffers, whichever is smaller. Then, for a clock, cells of the
+worst paths change strength where that gains most time for its area, and heavy nets are split, until
+the clock is met or nothing helps; last, cells with time to spare become smaller again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flows import netlist, sta
+from flows.liberty import Arc, Cell, Library
+from flows.netlist import Compiled, Flat, Gate, Module
+from flows.sta import Boundary, Tables, Timing
+
+# Margin below a driver's largest capacitance, so that a later change of strength still fits.
+_LOAD_SHARE = 0.95
+_PATHS = 6
+_ROUNDS = 400
+_STALE = 12
+
+
+@dataclass
+class Sized:
+    """A repaired design: its modules, the timing of one copy each, and what was added."""
+
+    modules: dict[str, Module]
+    timing: Timing
+    area: float
+    buffers: dict[str, int] = field(default_factory=dict)
+
+
+class Workbench:
+    """A design that is changed and measured again and again."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, Module],
+        top: str,
+        tables: Tables,
+        boundary: Boundary,
+        compiled: Mapping[str, Compiled] | None = None,
+    ):
+        self.modules = dict(modules)
+        self.top = top
+        self.tables = tables
+        self.library: Library = tables.library
+        self.boundary = boundary
+        self.copies = netlist.counts(modules, top)
+        self.compiled = dict(compiled or {})
+        self._own: set[str] = set()
+        self._serial = 0
+        self.flat: Flat
+        self.timing: Timing
+
+    def edit(self, name: str) -> Module:
+        """A module to change; the one that came in stays as it is."""
+        if name not in self._own:
+            self.modules[name] = self.modules[name].copy()
+            self._own.add(name)
+        self.compiled.pop(name, None)
+        return self.modules[name]
+
+    def measure(self, *, whole: bool = False) -> Timing:
+        """Analyse one copy of each module, or all of them."""
+        for name, module in self.modules.items():
+            if name not in self.compiled:
+                self.compiled[name] = netlist.compile_module(module, self.tables.arcs)
+        self.flat = netlist.flatten(self.modules, self.top, self.compiled, one_of_each=not whole)
+        self.timing = sta.analyse(self.flat, self.tables, self.boundary)
+        return self.timing
+
+    def area(self) -> float:
+        return netlist.total_area(self.modules, self.top, self.library)
+
+    def resize(self, module: str, gate: str, kind: str) -> None:
+        """Another strength of a cell."""
+        self.edit(module).gates[gate].kind = kind
+
+    def name(self, base: str) -> str:
+        self._serial += 1
+        return f"rtlgen_{base}_{self._serial}"
+
+
+Change = tuple[str, str, str, str]
+"""Module, gate, library cell before and after."""
+
+
+def repair(
+    bench: Workbench, *, clock_ns: float | None = None, objective: str = "area", rounds: int = _ROUNDS
+) -> Sized:
+    """Repair a design.
+
+    Args:
+        clock_ns: the period to meet; None for loads only.
+        objective: ``area``, or ``density`` for the largest ``1 / (area · delay)``.
+    """
+    repair_loads(bench)
+    if clock_ns is not None:
+        repair_timing(bench, clock_ns, rounds=rounds)
+        recover_area(bench, clock_ns)
+    elif objective == "density":
+        _densest(bench, rounds)
+    return Sized(dict(bench.modules), bench.timing, bench.area(), added_buffers(bench))
+
+
+def added_buffers(bench: Workbench) -> dict[str, int]:
+    """Buffers that repair put in, by module."""
+    return {
+        name: count
+        for name, module in bench.modules.items()
+        if (count := sum(gate.startswith("rtlgen_buffer") for gate in module.gates))
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# Loads.
+
+
+def repair_loads(bench: Workbench, rounds: int = 12) -> None:
+    """Bring every net within its driver's largest capacitance, as far as buffers reach."""
+    bench.measure()
+    for _ in range(rounds):
+        timing = bench.timing
+        heavy = np.flatnonzero((timing.load > timing.limit) & (timing.driver >= 0))
+        if not len(heavy):
+            return
+        done: set[tuple[str, int]] = set()
+        for net in heavy[np.argsort(-timing.load[heavy])]:
+            place, gate, kind = bench.flat.gate(int(timing.driver[net]))
+            module = bench.modules[place.module]
+            pin, local = _output(bench.library, module.gates[gate], int(net), bench, place.module, gate)
+            if (place.module, local) in done:
+                continue
+            done.add((place.module, local))
+            load = float(timing.load[net])
+            cell = bench.library.cells[kind]
+            stronger = [
+                other
+                for other in bench.library.strengths(kind)
+                if (other.pins[pin].max_capacitance or math.inf) * _LOAD_SHARE >= load
+            ]
+            cost, make = _plan_buffers(bench, load)
+            if stronger and (make is None or stronger[0].area - cell.area <= cost):
+                bench.resize(place.module, gate, stronger[0].name)
+            elif make is not None:
+                _split(bench, place.path, place.module, local, make, load)
+        bench.measure()
+
+
+def _output(
+    library: Library, gate: Gate, net: int, bench: Workbench, module: str, name: str
+) -> tuple[str, int]:
+    """Output pin of a gate that drives a flat net, and the net in its module."""
+    outputs = [pin.name for pin in library.cells[gate.kind].outputs if pin.name in gate.pins]
+    if len(outputs) == 1:
+        return outputs[0], gate.pins[outputs[0]]
+    # Of several outputs the one whose flat net this is: drives are listed pin after pin.
+    flat = bench.flat
+    rows = np.flatnonzero(flat.drive_net == net)
+    compiled = flat.compiled[module]
+    number = int(flat.drive_gate[rows[0]])
+    same = np.flatnonzero(flat.drive_gate == number)
+    at = int(np.flatnonzero(same == rows[0])[0])
+    local = compiled.drive_net[compiled.drive_gate == compiled.names.index(name)][at]
+    pin = next(pin for pin in outputs if gate.pins[pin] == local)
+    return pin, int(local)
+
+
+def _plan_buffers(bench: Workbench, load: float) -> tuple[float, Cell | None]:
+    """Least area of equal buffers that share a load, and which buffer; None if there is none."""
+    best: tuple[float, Cell | None] = (math.inf, None)
+    for cell in bench.library.buffers:
+        if math.isinf(cell.limit):
+            continue
+        count = math.ceil(load / (cell.limit * _LOAD_SHARE))
+        # Many small buffers would only need buffers themselves.
+        cost = count * cell.area + (0.1 * cell.area * count if count > 8 else 0.0)
+        if cost < best[0]:
+            best = (cost, cell)
+    return best
+
+
+def _split(
+    bench: Workbench, path: str, name: str, net: int, buffer: Cell, load: float
+) -> None:
+    """Put a net's sinks behind buffers of one kind, each within its largest capacitance.
+
+    If most of the load lies above the driver's module, the buffers go there.
+    """
+    module = bench.modules[name]
+    sinks = _sinks(bench, module, net)
+    local = sum(weight for weight, _ in sinks)
+    outward = next(
+        (
+            (port, nets.index(net))
+            for port, (way, nets) in module.ports.items()
+            if way == "output" and net in nets
+        ),
+        None,
+    )
+    if outward and path and local < load / 2:
+        above = path.rpartition("/")[0]
+        parent = next(place.module for place in bench.flat.places if place.path == above)
+        instance = next(
+            i for i in bench.modules[parent].instances if i.name == path[len(above) :].lstrip("/")
+        )
+        port, at = outward
+        _split(bench, above, parent, instance.nets[port][at], buffer, load)
+        return
+    if not sinks and not outward:
+        return
+    module = bench.edit(name)
+    groups: list[tuple[float, list[tuple[str, str, int]]]] = []
+    fit = buffer.limit * _LOAD_SHARE
+    total = local
+    count = max(1, math.ceil(total / fit))
+    for weight, sink in sorted(_sinks(bench, module, net), key=lambda item: -item[0]):
+        open_groups = [g for g in groups if g[0] + weight <= fit]
+        if len(groups) < count or not open_groups:
+            groups.append((weight, [sink]))
+        else:
+            lightest = min(open_groups, key=lambda g: g[0])
+            groups[groups.index(lightest)] = (lightest[0] + weight, [*lightest[1], sink])
+    for weight, members in groups:
+        fitting = [b for b in bench.library.buffers if b.limit * _LOAD_SHARE >= weight]
+        cell = fitting[0] if fitting else buffer
+        behind = module.new_net()
+        module.gates[bench.name("buffer")] = Gate(
+            cell.name, {cell.inputs[0].name: net, cell.outputs[0].name: behind}
+        )
+        for owner, pin, at in members:
+            if at < 0:
+                module.gates[owner].pins[pin] = behind
+            else:
+                next(i for i in module.instances if i.name == owner).nets[pin][at] = behind
+
+
+def _sinks(
+    bench: Workbench, module: Module, net: int
+) -> list[tuple[float, tuple[str, str, int]]]:
+    """fF and place of every sink of a net in a module: (gate, pin, −1) or (instance, port, bit)."""
+    library = bench.library
+    wire = bench.boundary.wire_cap
+    found = []
+    for name, gate in module.gates.items():
+        pins = library.cells[gate.kind].pins
+        for pin, at in gate.pins.items():
+            if at == net and pins[pin].direction == "input":
+                found.append((pins[pin].capacitance + wire, (name, pin, -1)))
+    loads: dict[str, np.ndarray] = {}
+    for instance in module.instances:
+        child = bench.modules[instance.module]
+        for port, nets in instance.nets.items():
+            way, inner = child.ports[port]
+            if way == "input" and net in nets:
+                if instance.module not in loads:
+                    loads[instance.module] = _input_loads(bench, instance.module)
+                for bit, outer in enumerate(nets):
+                    if outer == net:
+                        weight = float(loads[instance.module][inner[bit]])
+                        found.append((weight, (instance.name, port, bit)))
+    return found
+
+
+def _input_loads(bench: Workbench, name: str) -> np.ndarray:
+    """fF on every net of a module, from itself and below."""
+    module = bench.modules[name]
+    load = np.zeros(module.nets)
+    for gate in module.gates.values():
+        pins = bench.library.cells[gate.kind].pins
+        for pin, net in gate.pins.items():
+            if pins[pin].direction == "input":
+                load[net] += pins[pin].capacitance + bench.boundary.wire_cap
+    for instance in module.instances:
+        below = _input_loads(bench, instance.module)
+        for port, nets in instance.nets.items():
+            way, inner = bench.modules[instance.module].ports[port]
+            if way == "input":
+                for inside, outer in zip(inner, nets, strict=False):
+                    load[outer] += below[inside]
+    return load
+
+
+# ---------------------------------------------------------------------------------------------
+# Timing.
+
+
+def _misses(timing: Timing, clock_ns: float) -> float:
+    """How much all endpoints together are late, ns."""
+    late = timing.end_arrival - clock_ns
+    return float(late[late > 0].sum())
+
+
+def repair_timing(bench: Workbench, clock_ns: float, *, rounds: int = _ROUNDS) -> bool:
+    """Make the worst paths faster until a clock is met; False if it is not."""
+    tabu: set[tuple[str, str, str]] = set()
+    stale, width = 0, 8
+    for _ in range(rounds):
+        timing = bench.timing
+        if timing.delay <= clock_ns + 1e-9:
+            return True
+        changes = _faster(bench, clock_ns, tabu)[:width]
+        if not changes:
+            if not _offload(bench, clock_ns, tabu):
+                return False
+            continue
+        before = (_misses(timing, clock_ns), timing.delay)
+        flat = bench.flat
+        for module, gate, _, new in changes:
+            bench.resize(module, gate, new)
+        timing = bench.measure()
+        after = (_misses(timing, clock_ns), timing.delay)
+        if after[0] < before[0] - 1e-7 and after[1] < before[1] + 0.002:
+            width = min(16, width + 1)
+            stale = 0
+            continue
+        for module, gate, old, _ in reversed(changes):
+            bench.resize(module, gate, old)
+        bench.flat = flat
+        bench.measure()
+        if len(changes) == 1:
+            tabu.add((changes[0][0], changes[0][1], changes[0][3]))
+            stale += 1
+        width = max(1, width // 2) if len(changes) > 1 else 2
+        if stale > _STALE * 4:
+            return False
+    return bench.timing.delay <= clock_ns + 1e-9
+
+
+def _arc_of(cell: Cell, pin: str, related: str, sense: int) -> Arc | None:
+    found = [a for a in cell.pins[pin].arcs if a.related == related and a.kind != "setup"]
+    exact = [a for a in found if a.sense == sense]
+    return (exact or found or [None])[0]
+
+
+def _worst_ends(timing: Timing, clock_ns: float, number: int) -> list[int]:
+    """Late endpoints, worst first, each start of a path once."""
+    order = np.argsort(-timing.end_arrival)[: number * 8]
+    late = [int(end) for end in order if timing.end_arrival[end] > clock_ns]
+    return late[:number]
+
+
+def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) -> list[Change]:
+    """Changes of strength on the worst paths, most time for their area first."""
+    timing, flat, library = bench.timing, bench.flat, bench.library
+    comb = {number: key for key, number in bench.tables.arcs.comb.items()}
+    start = {number: key for key, number in bench.tables.arcs.start.items()}
+    found: dict[tuple[str, str], tuple[float, Change]] = {}
+    for end in _worst_ends(timing, clock_ns, _PATHS):
+        nodes = sta.nodes_to(timing, end)
+        previous: tuple[Cell, str, Arc, int, float, float] | None = None
+        for node in nodes:
+            edge, net = node & 1, node >> 1
+            arc_number = int(timing.worst_arc[node])
+            if arc_number == -1:
+                continue
+            if arc_number < -1:
+                place, gate, kind = flat.gate(int(flat.start_gate[-2 - arc_number]))
+                _, pin, index = start[int(flat.start_kind[-2 - arc_number])]
+                slew = bench.tables.inverter_slew
+            else:
+                place, gate, kind = flat.gate(int(timing.arc_gate[arc_number]))
+                _, pin, index = comb[int(timing.arc_kind[arc_number])]
+                slew = float(timing.slew[timing.arc_source[arc_number]])
+            cell = library.cells[kind]
+            arc = cell.pins[pin].arcs[index]
+            load = float(timing.load[net])
+            table = arc.delay[edge]
+            if table is None:
+                continue
+            now = table.at(slew, load)
+            for other in library.strengths(kind):
+                if other.name == kind or (place.module, gate, other.name) in tabu:
+                    continue
+                if (other.pins[pin].max_capacitance or math.inf) < load:
+                    continue
+                new_arc = _arc_of(other, pin, arc.related, arc.sense)
+                new_table = new_arc.delay[edge] if new_arc else None
+                if new_table is None:
+                    continue
+                gain = now - new_table.at(slew, load)
+                if previous is not None and arc.related in other.pins:
+                    more = other.pins[arc.related].capacitance - cell.pins[arc.related].capacitance
+                    p_cell, p_pin, p_arc, p_edge, p_slew, p_load = previous
+                    if p_load + more > (p_cell.pins[p_pin].max_capacitance or math.inf):
+                        continue
+                    p_table = p_arc.delay[p_edge]
+                    if p_table is not None:
+                        gain -= p_table.at(p_slew, p_load + more) - p_table.at(p_slew, p_load)
+                if gain <= 2e-4:
+                    continue
+                cost = (other.area - cell.area) * bench.copies[place.module]
+                score = gain / max(cost, 0.02 * cell.area)
+                key = (place.module, gate)
+                if key not in found or score > found[key][0]:
+                    found[key] = (score, (place.module, gate, kind, other.name))
+            previous = (cell, pin, arc, edge, slew, load)
+    return [change for _, change in sorted(found.values(), key=lambda item: -item[0])]
+
+
+def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) -> bool:
+    """Put sinks with time to spare of a net on the worst path behind a buffer, if that helps."""
+    timing, flat = bench.timing, bench.flat
+    slack = timing.required + (clock_ns - timing.delay) - timing.arrival
+    ends = _worst_ends(timing, clock_ns, 2)
+    for end in ends:
+        for node in sorted(sta.nodes_to(timing, end), key=lambda n: -timing.load[n >> 1]):
+            net = node >> 1
+            number = int(timing.driver[net])
+            if number < 0 or flat.sinks[net] < 3:
+                continue
+            place, gate, _ = flat.gate(number)
+            key = (place.module, gate, "offload")
+            if key in tabu:
+                continue
+            tabu.add(key)
+            module = bench.modules[place.module]
+            _, local = _output(bench.library, module.gates[gate], net, bench, place.module, gate)
+            idle = _idle_sinks(bench, place.module, place.first_gate, local, node, slack)
+            if not idle:
+                continue
+            kept = (module, place.module in bench._own, bench.flat, timing)
+            before = (_misses(timing, clock_ns), timing.delay)
+            changed = module.copy()
+            bench.modules[place.module] = changed
+            bench._own.add(place.module)
+            bench.compiled.pop(place.module, None)
+            weight = sum(w for w, _ in idle)
+            fitting = [b for b in bench.library.buffers if b.limit * _LOAD_SHARE >= weight]
+            cell = fitting[0] if fitting else bench.library.buffers[-1]
+            behind = changed.new_net()
+            changed.gates[bench.name("buffer")] = Gate(
+                cell.name, {cell.inputs[0].name: local, cell.outputs[0].name: behind}
+            )
+            for _, (owner, pin, _) in idle:
+                changed.gates[owner].pins[pin] = behind
+            after_timing = bench.measure()
+            after = (_misses(after_timing, clock_ns), after_timing.delay)
+            if after[0] < before[0] - 1e-7 and after[1] < before[1] + 1e-9:
+                return True
+            bench.modules[place.module] = kept[0]
+            if not kept[1]:
+                bench._own.discard(place.module)
+            bench.compiled.pop(place.module, None)
+            bench.measure()
+            timing, flat = bench.timing, bench.flat
+    return False
+
+
+def _idle_sinks(
+    bench: Workbench, name: str, first_gate: int, net: int, node: int, slack: np.ndarray
+) -> list[tuple[float, tuple[str, str, int]]]:
+    """Sinks of a net, cells of its module, whose outputs have time for a buffer."""
+    timing = bench.timing
+    library = bench.library
+    names = bench.flat.compiled[name].names
+    index = {gate: first_gate + i for i, gate in enumerate(names)}
+    arcs = np.flatnonzero((timing.arc_source >> 1) == node >> 1)
+    worst: dict[int, float] = {}
+    for arc in arcs:
+        gate = int(timing.arc_gate[arc])
+        room = float(
+            timing.required[timing.arc_target[arc]]
+            - timing.arc_delay[arc]
+            - timing.arrival[timing.arc_source[arc]]
+        )
+        worst[gate] = min(worst.get(gate, math.inf), room)
+    buffer = library.buffers[0]
+    table = buffer.outputs[0].arcs[0].delay[0]
+    extra = 2.0 * table.at(bench.tables.inverter_slew, bench.tables.inverter_load) if table else 0.0
+    return [
+        (weight, sink)
+        for weight, sink in _sinks(bench, bench.modules[name], net)
+        if sink[2] < 0
+        and not sink[0].startswith("rtlgen_buffer")
+        and worst.get(index.get(sink[0], -1), 0.0 if sink[0] in index else 0.0) > extra
+    ]
+
+
+def recover_area(bench: Workbench, clock_ns: float | None) -> None:
+    """Smaller cells where there is time: all that could be, then half of them, and so on."""
+    limit = max(clock_ns or 0.0, bench.timing.delay) + 1e-9
+    refused: set[tuple[str, str]] = set()
+    share = 1.0
+    for _ in range(24):
+        changes = _smaller(bench, limit, refused)
+        if not changes:
+            return
+        taken = changes[: max(1, int(len(changes) * share))]
+        for module, gate, _, new in taken:
+            bench.resize(module, gate, new)
+        timing = bench.measure()
+        over = np.flatnonzero((timing.load > timing.limit) & (timing.driver >= 0))
+        if timing.delay <= limit and not len(over):
+            continue
+        for module, gate, old, _ in taken:
+            bench.resize(module, gate, old)
+        bench.measure()
+        if len(taken) == 1:
+            refused.add((taken[0][0], taken[0][1]))
+        share /= 3.0
+
+
+def _smaller(bench: Workbench, limit: float, refused: set[tuple[str, str]]) -> list[Change]:
+    """The next smaller strength of cells, most time to spare first."""
+    timing, flat, library = bench.timing, bench.flat, bench.library
+    slack = timing.required + (limit - timing.delay) - timing.arrival
+    by_net = np.minimum(slack[0::2], slack[1::2])
+    by_net = np.where(np.isfinite(by_net), by_net, 10.0 * limit)
+    nets, gates = flat.drive_net, flat.drive_gate
+    room: dict[int, float] = {}
+    load: dict[int, float] = {}
+    for net, gate in zip(nets.tolist(), gates.tolist(), strict=True):
+        room[gate] = min(room.get(gate, math.inf), float(by_net[net]))
+        load[gate] = max(load.get(gate, 0.0), float(timing.load[net]))
+    found: dict[tuple[str, str], tuple[float, Change]] = {}
+    for place in flat.places:
+        compiled = flat.compiled[place.module]
+        for index, (gate, kind) in enumerate(zip(compiled.names, compiled.kinds, strict=True)):
+            key = (place.module, gate)
+            options = library.strengths(kind)
+            cell = library.cells[kind]
+            number = place.first_gate + index
+            if len(options) < 2 or cell.kind == "gate" or key in refused or number not in room:
+                continue
+            smaller = [
+                o for o in options if o.area < cell.area - 1e-9 and o.limit >= load[number]
+            ]
+            if not smaller:
+                continue
+            spare = room[number]
+            change = (place.module, gate, kind, smaller[-1].name)
+            # A cell of a module that lies in several places is as slow as its slowest copy.
+            if key not in found or spare < found[key][0]:
+                found[key] = (spare, change)
+    need = 0.02 * limit
+    ordered = sorted(found.values(), key=lambda item: -item[0])
+    return [change for spare, change in ordered if spare > need]
+
+
+def _densest(bench: Workbench, rounds: int) -> None:
+    """Walk towards shorter delays and keep the point of the least area times delay."""
+    recover_area(bench, None)
+    best = (bench.area() * bench.timing.delay, dict(bench.modules))
+    stale = 0
+    while stale < 4:
+        target = bench.timing.delay * 0.96
+        met = repair_timing(bench, target, rounds=min(rounds, 60))
+        value = bench.area() * bench.timing.delay
+        if value < best[0]:
+            best, stale = (value, {n: m.copy() for n, m in bench.modules.items()}), 0
+        else:
+            stale += 1
+        if not met:
+            break
+    bench.modules = dict(best[1])
+    bench._own = set()
+    bench.compiled = {}
+    bench.measure()
+    recover_area(bench, None)

@@ -1,0 +1,320 @@
+"""From Verilog to a shared library: Verilator, the harness, the compiler, and a cache of results.
+
+The run-time library of Verilator and a precompiled header are built once per set of flags, so that
+a small design costs little more than its own code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from hw.streams import Stream
+from rtl_gen.cache import digest, folder
+from sim import toolchain
+
+# Uninitialised state starts random, so that only what reset sets can be relied on.
+_VERILATOR_FLAGS = ("-O3", "--x-assign", "unique", "--x-initial", "unique", "--no-timing")
+# Warnings are for `sim.lint`, which every verification runs first with the shipped waivers; a model
+# is compiled of whatever text it is given, also of one that is wrong on purpose.
+_WARNINGS = ("-Wno-fatal",)
+# What repeated modules need to share one compiled body; see `repeated_modules`.
+_SHARE_FLAGS = ("-fno-dfg",)
+_WORTH_SHARING = 60  # lines of a module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How much time compilation spends on speed.
+
+    Attributes:
+        name: part of the cache key.
+        fast: compiler flags for code that runs every cycle.
+        slow: compiler flags for construction and reset code.
+        split: statements per C++ file; many files compile in parallel.
+    """
+
+    name: str
+    fast: tuple[str, ...]
+    slow: tuple[str, ...]
+    split: int
+
+
+RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O1",), split=20_000)
+RUN_SHORT = Effort(name="short", fast=("-O1",), slow=("-O0",), split=0)
+
+
+def build(
+    verilog: str,
+    top: str,
+    streams: Sequence[Stream],
+    *,
+    effort: Effort = RUN_LONG,
+    trace: bool = False,
+    jobs: int | None = None,
+) -> Path:
+    """The shared library of a design, from the cache if it was built before.
+
+    Args:
+        verilog: the whole source text.
+        top: its top module.
+        streams: every port with valid/ready; besides them there are ``clk`` and ``rst``.
+        trace: with support for FST waveforms (slower).
+        jobs: compilers at once; every core by default.
+
+    Raises:
+        ToolMissingError, ToolError: a tool is not there, or ended with an error.
+    """
+    key = digest(
+        {
+            "verilog": verilog,
+            "top": top,
+            "streams": stream_macros(streams),
+            "harness": _template(),
+            "sharing": repeated_modules(verilog),
+            "form": 3,
+            "flags": repr((effort, trace, _VERILATOR_FLAGS, _flags(trace))),
+            "tools": toolchain.versions(),
+        }
+    )
+
+    def make(place: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="rtlgen-verilate-") as work:
+            _compile(Path(work), verilog, top, streams, effort, trace, jobs, key[:16])
+            shutil.copy(Path(work, "model.so"), place / "model.so")
+
+    return folder("verilated", key, make) / "model.so"
+
+
+def stream_macros(streams: Sequence[Stream]) -> str:
+    """The streams as the harness's table, in the order given."""
+    entries = []
+    for stream in streams:
+        kind = "IN" if stream.direction == "in" else "OUT"
+        mask = (1 << ((stream.width - 1) % 8 + 1)) - 1
+        # Verilator writes a second underscore in a row as its code.
+        member = f"{stream.name}__".replace("__", "___05F")
+        entries.append(f"{kind}({member}, {stream.nbytes}, {mask})")
+    return "#define STREAMS(IN, OUT) " + " ".join(entries)
+
+
+def repeated_modules(verilog: str) -> str:
+    """A Verilator control file that keeps one body for every instance of a large module, or "".
+
+    Verilator flattens a design; of 64 equal columns it would make 64 copies of their code, minutes
+    of compilation. Instances share their functions if the module is not inlined and if nothing in
+    it names what lies outside: inputs that are connected differently are kept as variables.
+    """
+    bodies = {
+        match.group(1): match.group(0)
+        for match in re.finditer(r"^module\s+(\S+?)\s*[(#].*?^endmodule", verilog, re.M | re.S)
+    }
+    rules = []
+    for module, body in bodies.items():
+        if body.count("\n") < _WORTH_SHARING:
+            continue
+        instances = re.findall(
+            rf"^\s*{re.escape(module)}\s+(?:#\s*\(.*?\)\s*)?\S+\s*\((.*?)\);",
+            verilog,
+            re.M | re.S,
+        )
+        if len(instances) < 2:
+            continue
+        rules.append(f'no_inline -module "{module}"')
+        ports: dict[str, set[str]] = {}
+        for text in instances:
+            for name, value in re.findall(r"\.(\w+)\((.*?)\)(?=,\s*\.|\s*$)", text, re.S):
+                ports.setdefault(name, set()).add(value.strip())
+        for name, values in sorted(ports.items()):
+            given = re.search(rf"^\s*input\s+(?:\[[^]]*\]\s*)?{name}\s*;", body, re.M)
+            if given is not None and len(values) > 1:
+                rules.append(f'public_flat_rw -module "{module}" -var "{name}"')
+    return "\n".join(["`verilator_config", *rules, ""]) if rules else ""
+
+
+def _template() -> str:
+    return resources.files("sim.harness").joinpath("harness.cpp").read_text()
+
+
+def _flags(trace: bool) -> list[str]:
+    include = toolchain.verilator_home() / "include"
+    flags = [
+        "-std=c++20",
+        "-fPIC",
+        "-fvisibility=hidden",
+        # Without it, two models in one process would share the run-time library's statics.
+        "-fno-gnu-unique",
+        "-DVERILATOR=1",
+        "-DVM_COVERAGE=0",
+        "-DVM_SC=0",
+        f"-DVM_TRACE={int(trace)}",
+        f"-DVM_TRACE_FST={int(trace)}",
+        "-DVM_TRACE_VCD=0",
+        "-DVM_TRACE_SAIF=0",
+        "-DVL_TIME_CONTEXT",
+        "-DVL_USER_FATAL",
+        "-DVL_USER_STOP",
+        "-DVL_USER_FINISH",
+        "-w",
+        f"-I{include}",
+        f"-I{include / 'vltstd'}",
+    ]
+    if trace:
+        flags += [f"-I{fst_folder()}", f"-I{include / 'fstcpp'}"]
+    return flags
+
+
+def fst_folder() -> Path:
+    """Folder of the ``lz4.h`` and ``zlib.h`` that writing FST needs here."""
+    return Path(__file__).parent / "fst"
+
+
+def _runtime(level: str, trace: bool) -> Path:
+    """Folder with Verilator's run-time objects and a precompiled header, for one set of flags."""
+    flags = [*_flags(trace), level]
+
+    def make(place: Path) -> None:
+        include = toolchain.verilator_home() / "include"
+        sources = ["verilated.cpp", "verilated_threads.cpp"]
+        headers = ["<cstdint>", "<cstdio>", "<cstring>", "<memory>", "<stdexcept>", "<string>"]
+        headers += ["<vector>", '"verilated.h"']
+        if trace:
+            sources.append("verilated_fst_c.cpp")
+            headers.append('"verilated_fst_c.h"')
+        header = place / "runtime.h"
+        header.write_text("".join(f"#include {name}\n" for name in headers))
+        cxx = toolchain.tool("g++")
+        commands = [
+            [cxx, *flags, "-O2", "-c", str(include / name), "-o", f"{place / Path(name).stem}.o"]
+            for name in sources
+        ]
+        gch = ["-x", "c++-header", str(header), "-o", str(place / "runtime.h.gch")]
+        commands.append([cxx, *flags, *gch])
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(lambda command: toolchain.run(command, "g++"), commands))
+
+    key = digest({"flags": flags, "trace": trace, "tools": toolchain.versions()})
+    return folder("verilator_runtime", key, make)
+
+
+def _compile(
+    work: Path,
+    verilog: str,
+    top: str,
+    streams: Sequence[Stream],
+    effort: Effort,
+    trace: bool,
+    jobs: int | None,
+    key: str,
+) -> None:
+    cxx = toolchain.tool("g++")
+    source = work / "design.v"
+    source.write_text(fold_repeats(verilog))
+    command = [str(toolchain.verilator_binary()), "--cc", "--Mdir", str(work / "obj")]
+    command += ["--prefix", "Vmodel", "--top-module", top, *_VERILATOR_FLAGS, *_WARNINGS]
+    command += ["--output-split", str(effort.split)]
+    sharing = repeated_modules(verilog)
+    if sharing:
+        (work / "sharing.vlt").write_text(sharing)
+        command += [*_SHARE_FLAGS, str(work / "sharing.vlt")]
+    if trace:
+        command.append("--trace-fst")
+    toolchain.run([*command, str(source)], "verilator", keep=key)
+    objects = work / "obj"
+    _settle_once(objects)
+    fast: list[Path] = []
+    slow: list[Path] = []
+    for path in sorted(objects.glob("*.cpp")):
+        (slow if "__Slow" in path.name or "__Syms" in path.name else fast).append(path)
+    harness = work / "harness.cpp"
+    harness.write_text(
+        f'#define MODEL_HEADER "Vmodel.h"\n#define MODEL_CLASS Vmodel\n'
+        f"{stream_macros(streams)}\n{_template()}"
+    )
+    flags = _flags(trace)
+    units: list[tuple[Path, tuple[str, ...]]] = []
+    if effort.split == 0:
+        # One unit: parsing the headers costs more than a small design's own code.
+        whole = work / "whole.cpp"
+        whole.write_text("".join(f'#include "{path}"\n' for path in [*fast, *slow, harness]))
+        units.append((whole, effort.fast))
+    else:
+        units += [(path, effort.fast) for path in [*fast, harness]]
+        units += [(path, effort.slow) for path in slow]
+    levels = {level[0]: _runtime(level[0], trace) for _, level in units}
+
+    def compile_unit(unit: tuple[Path, tuple[str, ...]]) -> str:
+        path, level = unit
+        target = work / f"{path.stem}.o"
+        # A precompiled header serves only the flags it was made with: the level is one of them.
+        header = levels[level[0]] / "runtime.h"
+        toolchain.run(
+            [
+                cxx,
+                *flags,
+                *level,
+                f"-I{objects}",
+                "-include",
+                str(header),
+                "-c",
+                str(path),
+                "-o",
+                str(target),
+            ],
+            "g++",
+            keep=key,
+        )
+        return str(target)
+
+    # The largest first, so that no core is left with it at the end.
+    units.sort(key=lambda unit: -unit[0].stat().st_size)
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        targets = list(pool.map(compile_unit, units))
+    runtime = levels[effort.fast[0]]
+    link = [cxx, "-shared", "-Wl,-Bsymbolic", "-o", str(work / "model.so"), *targets]
+    link += [str(path) for path in sorted(runtime.glob("*.o"))]
+    toolchain.run([*link, "-lpthread"], "g++", keep=key)
+
+
+def fold_repeats(verilog: str) -> str:
+    """The same text with ``{ x, x, x }`` written as ``{ {3{x}} }``.
+
+    Verilator takes a repeated bit apart and puts it together again, one operation a copy, where a
+    replication is a single negation; it makes the products of a multiplier array many times cheaper.
+    """
+
+    def fold(match: re.Match[str]) -> str:
+        parts = []
+        for item, run in itertools.groupby(part.strip() for part in match.group(1).split(", ")):
+            count = len(list(run))
+            # An escaped name ends with a blank.
+            item = f"{item} " if item.startswith("\\") else item
+            parts.append(item if count == 1 else f"{{{count}{{{item}}}}}")
+        return "{ " + ", ".join(parts) + " }"
+
+    return re.sub(r"\{ ([^{}]*, [^{}]*) \}", fold, verilog)
+
+
+def _settle_once(objects: Path) -> None:
+    """Spare the settling of inputs in evaluations where the harness has changed the clock alone.
+
+    Verilator settles everything that depends on inputs in each evaluation, twice a cycle; the
+    harness knows that nothing did change before the rising edge. Where the generated text has not
+    the form that is expected nothing is replaced, and the model is only slower.
+    """
+    for path in objects.glob("Vmodel___024root__*.cpp"):
+        text = path.read_text()
+        found = text.replace(
+            "vlSelfRef.__VicoFirstIteration = 1U;",
+            "vlSelfRef.__VicoFirstIteration = rtlgen_inputs_changed;",
+        )
+        if found != text:
+            path.write_text(f"extern thread_local bool rtlgen_inputs_changed;\n{found}")

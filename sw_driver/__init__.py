@@ -1,0 +1,48 @@
+"""Models as work on the hardware: workloads, quantizers, mapping, runs on the RTL, reports.
+
+::
+
+    from sw_driver import load_architecture, load_core, map_model, run_layer
+
+    report = map_model("llama-2-7b", load_core("hw/configs/lut_core.yaml"), decode=128, context=512)
+    print(report)
+    print(run_layer(load_spec("hw/configs/lut_core.yaml"), model="minilm", layer=0, group=64))
+
+Names are loaded when they are first used: a mapping needs neither numpy nor a simulator.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Architecture": "sw_driver.architecture",
+    "load_architecture": "sw_driver.architecture",
+    "shipped_models": "sw_driver.architecture",
+    "Workload": "sw_driver.workload",
+    "decode_workload": "sw_driver.workload",
+    "prefill_workload": "sw_driver.workload",
+    "Core": "sw_driver.core",
+    "core_of": "sw_driver.core",
+    "load_core": "sw_driver.core",
+    "Choices": "sw_driver.mapping",
+    "Mapping": "sw_driver.mapping",
+    "map_workload": "sw_driver.mapping",
+    "evaluate_many": "sw_driver.mapping",
+    "map_model": "sw_driver.map_report",
+    "run_layer": "sw_driver.run",
+    "Report": "sw_driver.report",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

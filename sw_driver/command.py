@@ -1,0 +1,198 @@
+"""The verbs ``map`` and ``run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rtl_gen import console
+from rtl_gen.errors import InputError
+
+
+def _widths(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[int | None, dict[str, int]]:
+    """``4`` and ``lm_head=8`` to a width for all and the exceptions."""
+    every: int | None = None
+    exceptions: dict[str, int] = {}
+    for value in values:
+        name, equals, text = value.rpartition("=")
+        if not text.isdecimal() or len(text) > 3 or (equals and not name):
+            raise click.BadParameter(
+                f"must be a number of bits, or operator=bits, got {value!r}", ctx, parameter
+            )
+        if equals:
+            exceptions[name] = int(text)
+        else:
+            every = int(text)
+    return every, exceptions
+
+
+@console.command("map")
+@click.argument("model")
+@click.option(
+    "--core",
+    "core_file",
+    metavar="SPEC.yaml",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Specification of the core.",
+)
+@click.option("--prefill", metavar="N", type=int, help="Tokens of a prompt, all at once.")
+@click.option("--decode", metavar="N", type=int, help="Tokens generated one by one.")
+@click.option(
+    "--context", metavar="L", type=int, help="Tokens before the decoded ones (default: the prompt)."
+)
+@click.option("--batch", metavar="B", type=int, default=1, show_default=True, help="Sequences.")
+@click.option(
+    "--weight-bits",
+    metavar="BITS",
+    multiple=True,
+    callback=_widths,
+    help="Width of weights; operator=BITS for one operator. Default: the core's widest, 2 for "
+    "ternary checkpoints.",
+)
+@click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
+@click.option("--group", metavar="G", type=int, help="Elements of K that share a scale.")
+@click.option(
+    "--buffer-kib",
+    metavar="KIB",
+    type=click.IntRange(0, 1 << 30),
+    default=2048,
+    show_default=True,
+    help="On-chip operand buffer beside the core.",
+)
+@click.option(
+    "--synth-report",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="Output of `rtlgen synth --json` for this core: adds its area.",
+)
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="Draw the times per operator (.png, .svg, .pdf).",
+)
+@console.json_option
+def map_model(
+    model: str,
+    core_file: Path,
+    prefill: int | None,
+    decode: int | None,
+    context: int | None,
+    batch: int,
+    weight_bits: tuple[int | None, dict[str, int]],
+    kv_bits: int | None,
+    group: int | None,
+    buffer_kib: int,
+    synth_report: Path | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Map a model onto a core: cycles, bytes, time, tokens/s.
+
+    MODEL is a Hugging Face config.json, the folder of one, or the name of a shipped one
+    (llama-2-7b, bitnet-b1.58-3b, gpt2, ...; any other name lists them).
+    """
+    from sw_driver.map_report import map_model as mapped
+    from sw_driver.mapping import Choices
+    from sw_driver.report import check_picture
+
+    if picture is not None:
+        check_picture(picture)
+    every, exceptions = weight_bits
+    report = mapped(
+        model,
+        core_file,
+        prefill=prefill,
+        decode=decode,
+        context=context,
+        batch=batch,
+        choices=Choices(
+            weight_bits=every,
+            operator_bits=exceptions,
+            kv_bits=kv_bits,
+            group=group,
+            buffer_bytes=buffer_kib * 1024,
+        ),
+        synth_report=synth_report,
+    )
+    if picture is not None:
+        report.save_picture(picture)
+    click.echo(report.json() if as_json else str(report))
+
+
+@console.command()
+@console.spec_argument
+@click.option(
+    "--model",
+    metavar="DIR",
+    default="minilm",
+    show_default=True,
+    help="Folder of a BERT checkpoint, or minilm for the packaged one.",
+)
+@click.option("--layer", metavar="N", type=int, default=0, show_default=True, help="Which layer.")
+@click.option(
+    "--weight-bits",
+    metavar="BITS",
+    type=int,
+    multiple=True,
+    help="Width of weights; may be repeated. Default: 1, 2 and 4 as far as the core has them.",
+)
+@click.option(
+    "--group",
+    metavar="G",
+    type=int,
+    default=64,
+    show_default=True,
+    help="Elements of K that share a scale.",
+)
+@click.option("--text", help="The sentence that the activations come from.")
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="Draw cycles and similarities (.png, .svg, .pdf).",
+)
+@console.json_option
+def run(
+    spec_file: Path,
+    model: str,
+    layer: int,
+    weight_bits: tuple[int, ...],
+    group: int,
+    text: str | None,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a real layer with real weights on the simulated RTL.
+
+    Quantizes the projections of one encoder layer, sends a sentence's activations through the
+    Verilated core, and compares bit for bit with the reference and by cosine with float32.
+    """
+    from rtl_gen.errors import VerificationError
+    from rtl_gen.specfile import load_spec
+    from sw_driver.report import check_picture
+    from sw_driver.run import DEFAULT_TEXT, run_layer
+
+    if picture is not None:
+        check_picture(picture)
+    if text is not None and not text.strip():
+        raise InputError("text: must not be empty")
+    spec = load_spec(spec_file)
+    report = run_layer(
+        spec,
+        model=model,
+        layer=layer,
+        weight_bits=weight_bits or None,
+        group=group,
+        text=DEFAULT_TEXT if text is None else text,
+        progress=not as_json,
+    )
+    if picture is not None:
+        report.save_picture(picture)
+    click.echo(report.json() if as_json else str(report))
+    if report.failures:
+        raise VerificationError("\n".join(report.failures))

@@ -1,0 +1,194 @@
+"""What the mapper has to know of a GEMM core, taken from its specification and its timing model.
+
+A cost query needs a dozen integers of a core, and neither its streams nor its reference. They are
+kept in the cache under the content of the specification file and of this project's sources, so that
+mapping a model starts without a validation library, numpy or YAML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtl_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from hw.gemm import GemmSpec
+
+MAX_SPEC_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """A GEMM core as the mapper sees it.
+
+    Attributes:
+        name, block: of the specification; digest: its SHA-256.
+        clock_mhz: clock for seconds; bandwidth_gb_s: DRAM bandwidth, 1e9 bytes per second.
+        m, n, k: elements of one step.
+        activation_bits: width of an activation.
+        encoding: of the weights.
+        zero_point: whether every column has an integer zero point.
+        max_weight_bits: widest weight; of ternary weights the only width.
+        max_k_steps: K steps that a job may have.
+        latency: cycles of a run besides those of its jobs.
+        job_cycles: per weight width from 1 on, cycles ``(of a job, of each of its K steps)``.
+        passes: per weight width, how often a job takes its activations.
+        step_bits: per weight width, bits of memory that ``k`` weights of one column take.
+        result_bits: width of a result.
+    """
+
+    name: str
+    block: str
+    digest: str
+    clock_mhz: float
+    bandwidth_gb_s: float
+    m: int
+    n: int
+    k: int
+    activation_bits: int
+    encoding: str
+    zero_point: bool
+    max_weight_bits: int
+    max_k_steps: int
+    latency: int
+    job_cycles: tuple[tuple[int, int], ...]
+    passes: tuple[int, ...]
+    step_bits: tuple[int, ...]
+    result_bits: int
+
+    @cached_property
+    def ternary(self) -> bool:
+        return self.encoding == "ternary"
+
+    @property
+    def widths(self) -> range:
+        """Weight widths that a job can have."""
+        least = self.max_weight_bits if self.ternary else 1
+        return range(least, self.max_weight_bits + 1)
+
+    def peak_macs(self, bits: int) -> float:
+        """MACs per cycle of a job without end, weights of this width."""
+        return self.m * self.n * self.k / self.job_cycles[bits - 1][1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def core_of(spec: GemmSpec) -> Core:
+    """The facts of a specification.
+
+    Raises:
+        InputError: it is no GEMM core, or its timing is not affine in the K steps of a job.
+    """
+    from hw import gemm
+    from hw.block import block
+
+    entry = block(spec.block)
+    if entry.kind != "gemm":
+        raise InputError(f"{spec.name}: block: must be a GEMM core to map onto, got {spec.block!r}")
+    timing: Any = entry.timing
+    widths = range(1, spec.max_weight_bits + 1)
+    job_cycles = []
+    for bits in widths:
+        one = int(timing.job_cycles(spec, 1, bits))
+        slope = int(timing.job_cycles(spec, 2, bits)) - one
+        for steps in {1, 2, 3, 7, 64, spec.max_k_steps}:
+            if int(timing.job_cycles(spec, steps, bits)) != one + slope * (steps - 1):
+                raise InputError(
+                    f"{spec.name}: block: {spec.block} has a timing that is not affine in the K "
+                    f"steps of a job, which this mapper needs (width {bits}, {steps} steps)"
+                )
+        job_cycles.append((one - slope, slope))
+    passes = [gemm.passes(spec, bits) for bits in widths]
+    (weights,) = [stream for stream in entry.golden.streams(spec) if stream.name == "i_w"]
+    (field,) = [item for item in weights.fields if item.name == "w"]
+    # What a beat carries per column, if that is less than the codes themselves: packed trits.
+    step_bits = [
+        min(spec.tile.k * bits, count * field.bits // spec.tile.n)
+        for bits, count in zip(widths, passes, strict=True)
+    ]
+    return Core(
+        name=spec.name,
+        block=spec.block,
+        digest=spec.digest,
+        clock_mhz=spec.clock_mhz,
+        bandwidth_gb_s=spec.memory.bandwidth_gb_s,
+        m=spec.tile.m,
+        n=spec.tile.n,
+        k=spec.tile.k,
+        activation_bits=spec.activations.bits,
+        encoding=spec.weight_encoding,
+        zero_point=spec.zero_point,
+        max_weight_bits=spec.max_weight_bits,
+        max_k_steps=spec.max_k_steps,
+        latency=int(timing.latency(spec)),
+        job_cycles=tuple(job_cycles),
+        passes=tuple(passes),
+        step_bits=tuple(step_bits),
+        result_bits=spec.result_bits,
+    )
+
+
+def load_core(path: Path | str) -> Core:
+    """The core in a specification file.
+
+    Raises:
+        SpecFileError: the file breaks a rule; every error with its place.
+        InputError: as :func:`core_of`.
+    """
+    path = Path(path)
+    entry = _cache_entry(path)
+    if entry is not None:
+        try:
+            return _from_json(entry.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # not there yet, or not whole: it is made again
+
+    from rtl_gen.specfile import load_spec
+
+    spec: Any = load_spec(path)
+    core = core_of(spec)
+    if entry is not None and entry == _cache_entry(path):
+        from rtl_gen.cache import new_file
+
+        try:
+            with new_file(entry) as work:
+                work.write_text(json.dumps(core.as_dict()), encoding="utf-8")
+        except OSError:
+            pass  # a cache that cannot be written costs time, nothing else
+    return core
+
+
+def _cache_entry(path: Path) -> Path | None:
+    """Where the facts of a file are kept: named by its content and by the sources' content."""
+    from rtl_gen.cache import cache_dir, digest, source_digest
+
+    try:
+        with path.open("rb") as handle:
+            raw = handle.read(MAX_SPEC_BYTES + 1)
+        if len(raw) > MAX_SPEC_BYTES:
+            return None
+        key = digest(
+            {
+                "spec": hashlib.sha256(raw).hexdigest(),
+                "sources": source_digest("hw"),
+                "this": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
+            }
+        )
+        return cache_dir() / "cores" / f"{key}.json"
+    except OSError:
+        return None
+
+
+def _from_json(text: str) -> Core:
+    data = json.loads(text)
+    data["job_cycles"] = tuple(tuple(item) for item in data["job_cycles"])
+    data["passes"] = tuple(data["passes"])
+    data["step_bits"] = tuple(data["step_bits"])
+    return Core(**data)

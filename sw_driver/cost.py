@@ -1,0 +1,282 @@
+"""Closed forms of jobs, cycles and bytes; docs/mapping.md derives them.
+
+Every function works on Python integers and on integer arrays alike (a shape is then an array of
+shapes, a core an array of cores): one model is mapped without numpy, thousands of points with it.
+All divisions are exact or rounded as written; nothing is a float until seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+# An int, or an int64 array.
+Ints = Any
+
+NO_WINDOW = 1 << 40
+"""Stands for "all tokens" where a window is an operand."""
+
+
+def ceil_div(a: Ints, b: Ints) -> Ints:
+    """``ceil(a / b)``."""
+    return -(-a // b)
+
+
+def least(a: Ints, b: Ints) -> Ints:
+    """The smaller one, element by element."""
+    return a + (b - a) * (b < a)
+
+
+def most(a: Ints, b: Ints) -> Ints:
+    """The larger one, element by element."""
+    return a + (b - a) * (b > a)
+
+
+def pick(condition: Ints, a: Ints, b: Ints) -> Ints:
+    """``a`` where the condition holds, else ``b``."""
+    return b + (a - b) * condition
+
+
+def floor_sum(n: Ints, m: Ints, a: Ints, b: Ints) -> Ints:
+    """``Σ floor((a·i + b) / m)`` for ``i`` from 0 to ``n − 1``; all non-negative, ``m`` positive.
+
+    The lattice points below a line, counted by the steps of Euclid's algorithm.
+    """
+    total = 0 * (n + m + a + b)
+    while True:
+        total = total + n * (n - 1) // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        top = a * n + b
+        n, b = top // m, top % m
+        if not (n if isinstance(n, int) else n.any()):
+            return total
+        # Where nothing is left n is 0 and a may be: any divisor will do there.
+        m, a = a + (a == 0), m
+
+
+def spans(
+    rows: Ints,
+    unit: Ints,
+    *,
+    group: Ints,
+    tokens: int,
+    past: int,
+    steps: int,
+    window: Ints,
+    causal: bool,
+) -> Ints:
+    """``Σ ceil(span / unit)`` over tiles of ``rows`` rows of A, and over the steps.
+
+    The span of a tile is the run of tokens that at least one of its rows sees. Rows are ``tokens``
+    tokens times ``group`` query heads, token by token; token ``t`` of a step after ``past`` tokens
+    sees ``past + t + 1`` of them, the last ``window`` at most. A tile is cut wherever its span
+    starts: nothing outside it is computed. Of several steps, each is one token.
+    """
+    tiles = ceil_div(tokens * group, rows)
+    if not causal:
+        return steps * tiles * ceil_div(past + tokens, unit)
+    if tokens == 1:
+        growing = most(least(window - past, steps + 0 * window), 0 * window)
+        rising = floor_sum(growing, unit, 1, past + unit)
+        return tiles * (rising + (steps - growing) * ceil_div(window, unit))
+    if steps != 1:
+        raise ValueError("several steps of several tokens are not one closed form")
+    # All tiles but the last one are full. Tile i ends at token floor(((i+1)·rows − 1) / group) and
+    # starts at token floor(i·rows / group); up to tile `first` it sees everything from token 0 on.
+    full = tiles - 1
+    first = most(least(ceil_div(group * (window - past), rows), full), 0 * full)
+    total = floor_sum(first, group * unit, rows, rows - 1 + group * (past + unit))
+    # From there on the span is the window and the tokens that the tile straddles.
+    sliding = full - first
+    straddle = (rows - 1) // group
+    ends = floor_sum(full, group, rows, rows - 1) - floor_sum(first, group, rows, rows - 1)
+    starts = floor_sum(full, group, rows, 0 * rows) - floor_sum(first, group, rows, 0 * rows)
+    wider = ends - starts - straddle * sliding
+    total = total + wider * ceil_div(window + straddle + 1, unit)
+    total = total + (sliding - wider) * ceil_div(window + straddle, unit)
+    low = most(past + full * rows // group - window + 1, 0 * full)
+    return total + ceil_div(past + tokens - low, unit)
+
+
+class CoreInts(NamedTuple):
+    """Fields of a core at the weight width of an operator, as ints or arrays."""
+
+    m: Ints
+    n: Ints
+    k: Ints
+    max_k_steps: Ints
+    latency: Ints
+    job_start: Ints
+    step_cycles: Ints
+    passes: Ints
+    step_bits: Ints
+    activation_bits: Ints
+    zero_bits: Ints
+    weight_bits: Ints
+
+
+class System(NamedTuple):
+    """What surrounds the core: on-chip buffer in bytes, widths in bits."""
+
+    buffer: Ints
+    output_bits: Ints
+    scale_bits: Ints
+
+
+class Cost(NamedTuple):
+    """What an operator takes in a phase. Bytes are of DRAM traffic."""
+
+    jobs: Ints
+    steps: Ints
+    cycles: Ints
+    weight_bytes: Ints
+    scale_bytes: Ints
+    activation_bytes: Ints
+    output_bytes: Ints
+    outside: Ints
+    """Elements that are scaled or added outside the core: one for each partial result."""
+    weight_reads: Ints
+    activation_reads: Ints
+
+    @property
+    def bytes(self) -> Ints:
+        return self.weight_bytes + self.scale_bytes + self.activation_bytes + self.output_bytes
+
+
+def row_bits(core: CoreInts, k: Ints) -> Ints:
+    """Bits of memory that ``k`` weights of one row take."""
+    plain = core.step_bits == core.k * core.weight_bits
+    return pick(plain, k * core.weight_bits, ceil_div(k, core.k) * core.step_bits)
+
+
+def linear(
+    core: CoreInts,
+    system: System,
+    *,
+    m: Ints,
+    n: Ints,
+    k: Ints,
+    runs: Ints,
+    instances: Ints,
+    group: Ints,
+    cache_row_bits: Ints,
+    bias: Ints,
+) -> Cost:
+    """A linear layer.
+
+    Args:
+        group: elements of K that share a scale; ``k`` for one scale a row.
+        cache_row_bits: bits of a result row that goes to the KV cache, 0 for other results.
+        bias: 1 if a bias vector is read.
+    """
+    m_tiles, n_tiles = ceil_div(m, core.m), ceil_div(n, core.n)
+    groups = ceil_div(k, group)
+    whole = ceil_div(group, core.k)
+    last = ceil_div(k - (groups - 1) * group, core.k)
+    row_steps = (groups - 1) * whole + last
+    row_jobs = (groups - 1) * ceil_div(whole, core.max_k_steps) + ceil_div(last, core.max_k_steps)
+    tiles = m_tiles * n_tiles * instances
+    jobs, steps = tiles * row_jobs, tiles * row_steps
+    cycles = core.latency + core.job_start * jobs + core.step_cycles * steps
+
+    a_bits = core.activation_bits
+    w_row = row_bits(core, k)
+    weights = ceil_div(n * w_row, 8)
+    activations = ceil_div(m * k * a_bits, 8)
+    scales = ceil_div(n * groups * (system.scale_bits + core.zero_bits), 8)
+    extra = bias * n * 2
+    tile_a, tile_w = ceil_div(core.m * k * a_bits, 8), ceil_div(core.n * w_row, 8)
+    fits = tile_a + tile_w <= system.buffer
+    n_block = most((system.buffer - tile_a) * 8 // w_row // core.n, 1) * core.n
+    m_block = most((system.buffer - tile_w) * 8 // (k * a_bits) // core.m, 1) * core.m
+    a_again, w_again = ceil_div(n, n_block), ceil_div(m, m_block)
+    resident = weights + activations * a_again <= activations + weights * w_again
+    a_reads = pick(fits, pick(resident, a_again, 1), n_tiles * core.passes)
+    w_reads = pick(fits, pick(resident, 1, w_again), m_tiles)
+    o_bits = pick(cache_row_bits > 0, m * cache_row_bits, m * n * system.output_bits)
+    times = runs * instances
+    return Cost(
+        jobs=runs * jobs,
+        steps=runs * steps,
+        cycles=runs * cycles,
+        weight_bytes=times * weights * w_reads,
+        scale_bytes=times * (scales * w_reads + extra + ceil_div(m * system.scale_bits, 8)),
+        activation_bytes=times * activations * a_reads,
+        output_bytes=times * ceil_div(o_bits, 8),
+        outside=times * m * n * row_jobs,
+        weight_reads=w_reads,
+        activation_reads=a_reads,
+    )
+
+
+def attention(
+    core: CoreInts,
+    system: System,
+    *,
+    values: Ints,
+    layers: Ints,
+    instances: Ints,
+    group: Ints,
+    head_dim: Ints,
+    tokens: int,
+    past: int,
+    steps: int,
+    window: Ints,
+    causal: bool,
+) -> Cost:
+    """Scores (``values`` 0) or values (``values`` 1) of attention on a cache of ``weight_bits``.
+
+    A token of the cache is a row of ``head_dim`` codes with one scale (and zero point) for K and
+    one for V; the scale of V is folded into the probabilities before they are quantized.
+    """
+
+    def over(rows: Ints, unit: Ints) -> Ints:
+        return spans(
+            rows,
+            unit,
+            group=group,
+            tokens=tokens,
+            past=past,
+            steps=steps,
+            window=window,
+            causal=causal,
+        )
+
+    dim_steps = ceil_div(head_dim, core.k)
+    unit = pick(values == 1, core.k, core.n)
+    widest = pick(values == 1, core.k * core.max_k_steps, core.n)
+    each = pick(values == 1, ceil_div(head_dim, core.n), dim_steps)
+    parts = pick(values == 1, ceil_div(head_dim, core.n), ceil_div(dim_steps, core.max_k_steps))
+    run_steps = instances * over(core.m, unit) * each
+    run_jobs = instances * over(core.m, widest) * parts
+    cycles = steps * core.latency + core.job_start * run_jobs + core.step_cycles * run_steps
+
+    rows = tokens * group
+    a_row = ceil_div(head_dim * core.activation_bits, 8)
+    token_bits = head_dim * core.weight_bits
+    longest = least(window + tokens - 1, past + tokens * steps + 0 * window)
+    tile = ceil_div(core.n * token_bits, 8)
+    whole = ceil_div(longest * token_bits, 8)
+    holds_rows = rows * a_row + tile <= system.buffer
+    holds_cache = whole + core.m * a_row <= system.buffer
+    blocks = most((system.buffer - tile) // (core.m * a_row), 1) * core.m
+    block = pick(holds_rows + holds_cache > 0, rows + 0 * blocks, least(blocks, rows + 0 * blocks))
+    seen = over(block, 1)
+    reads = ceil_div(rows, block)
+    spilled = core.m * longest * 2 > system.buffer
+    scores = spilled * core.m * over(core.m, 1)
+    times = layers * instances
+    vectors = steps * rows * head_dim
+    return Cost(
+        jobs=layers * run_jobs,
+        steps=layers * run_steps,
+        cycles=layers * cycles,
+        weight_bytes=times * ceil_div(seen * token_bits, 8),
+        scale_bytes=times * ceil_div(seen * (system.scale_bits + core.zero_bits), 8),
+        activation_bytes=times
+        * pick(values == 1, ceil_div(scores * core.activation_bits, 8), steps * rows * a_row),
+        output_bytes=times
+        * pick(values == 1, ceil_div(vectors * system.output_bits, 8), scores * 2),
+        outside=times * pick(values == 1, vectors, over(core.m, 1) * core.m),
+        weight_reads=reads,
+        activation_reads=pick(values == 1, 1, 1) + 0 * reads,
+    )

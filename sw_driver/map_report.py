@@ -1,0 +1,347 @@
+"""A model mapped onto a core, as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtl_gen import __version__
+from rtl_gen.errors import InputError
+from sw_driver import report as lay
+from sw_driver.architecture import Architecture, load_architecture
+from sw_driver.config_file import ConfigError, read_json, shown
+from sw_driver.core import Core, load_core
+from sw_driver.mapping import Choices, Mapping, map_workload
+from sw_driver.report import Report, Table
+from sw_driver.workload import Workload, decode_workload, prefill_workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DEFAULT_PREFILL = 512
+DEFAULT_DECODE = 128
+MAX_SYNTH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """What a synthesis report says of a core."""
+
+    area: float
+    unit: str
+    technology: str
+    delay_ns: float
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapReport(Report):
+    """A report of mapped phases."""
+
+    mappings: tuple[Mapping, ...]
+    area: Area | None = None
+
+
+def read_area(path: Path | str, core: Core) -> Area:
+    """The area in a synthesis report (the JSON of ``rtlgen synth --json``).
+
+    Raises:
+        ConfigError: it is malformed, has no area in an ASIC technology, or is of another design.
+    """
+    data = read_json(Path(path), limit=MAX_SYNTH_BYTES)
+    problems = []
+    wanted = {
+        "top": str,
+        "area": float,
+        "area_unit": str,
+        "technology": str,
+        "delay_ns": float,
+        "digest": str,
+    }
+    for name, kind in wanted.items():
+        value = data.get(name)
+        if value is None:
+            problems.append(f"{name}: is required")
+        elif kind is str and not isinstance(value, str):
+            problems.append(f"{name}: must be a text, got {shown(value)}")
+        elif kind is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            problems.append(f"{name}: must be a number, got {shown(value)}")
+        elif kind is float and not 0 < value < float("inf"):
+            problems.append(f"{name}: must be above 0, got {shown(value)}")
+    if not problems and data["top"] != core.name:
+        problems.append(
+            f"top: must be {core.name}, the core that is mapped, got {shown(data['top'])}"
+        )
+    if problems:
+        raise ConfigError(str(path), problems)
+    return Area(
+        area=float(data["area"]),
+        unit=data["area_unit"],
+        technology=data["technology"],
+        delay_ns=float(data["delay_ns"]),
+        digest=data["digest"],
+    )
+
+
+def workloads_of(
+    arch: Architecture,
+    *,
+    prefill: int | None = None,
+    decode: int | None = None,
+    context: int | None = None,
+    batch: int = 1,
+) -> list[Workload]:
+    """The phases that are asked for.
+
+    Without any, a decoder gets a prefill of 512 tokens (less if it holds fewer) and 128 decoded
+    tokens after them, an encoder a prefill. ``context`` of the decoding is the prefill's length, or
+    512 without one.
+
+    Raises:
+        InputError: a number is out of range for the model.
+    """
+    if context is not None and not decode:
+        raise InputError("context: must come with decode, it is the number of tokens before it")
+    if prefill is None and decode is None:
+        if arch.causal:
+            prefill = min(DEFAULT_PREFILL, max(1, arch.max_positions // 2))
+            decode = max(1, min(DEFAULT_DECODE, arch.max_positions - prefill))
+        else:
+            prefill = min(DEFAULT_PREFILL, arch.max_positions)
+    found = []
+    if prefill is not None:
+        found.append(prefill_workload(arch, prefill, batch=batch))
+    if decode is not None:
+        if context is None:
+            context = prefill if prefill is not None else DEFAULT_PREFILL
+        found.append(decode_workload(arch, decode, context=context, batch=batch))
+    return found
+
+
+def map_model(
+    model: str | Path | Architecture,
+    core: Core | Path | str,
+    *,
+    prefill: int | None = None,
+    decode: int | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    choices: Choices | None = None,
+    synth_report: Path | str | None = None,
+) -> MapReport:
+    """A model's phases on a core.
+
+    Args:
+        model: name of a shipped configuration, path of a ``config.json`` or of its folder.
+        core: a core, or the path of its specification.
+        prefill, decode, context, batch: see :func:`workloads_of`.
+        choices: widths, groups, buffer.
+        synth_report: JSON of the core's synthesis, for areas.
+
+    Raises:
+        InputError: model, specification, numbers or report are wrong; one line per problem.
+    """
+    arch = model if isinstance(model, Architecture) else load_architecture(model)
+    core = core if isinstance(core, Core) else load_core(core)
+    area = read_area(synth_report, core) if synth_report is not None else None
+    works = workloads_of(arch, prefill=prefill, decode=decode, context=context, batch=batch)
+    return report_of([map_workload(work, core, choices) for work in works], area)
+
+
+def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapReport:
+    """Mapped phases of one model on one core, as a report."""
+    first = mappings[0]
+    core, arch, choices = first.core, first.workload.architecture, first.choices
+    last = mappings[-1]
+    widths = core.widths
+    facts = [
+        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, INT"
+        f"{core.activation_bits} × {core.encoding} W"
+        f"{widths[0] if len(widths) == 1 else f'{widths[0]} to {widths[-1]}'}, "
+        f"{core.clock_mhz:g} MHz, DRAM {core.bandwidth_gb_s:g} GB/s, "
+        f"buffer {choices.buffer_bytes / 1024:g} KiB",
+        f"model: {lay.count(arch.parameters)} parameters"
+        + (
+            f" ({lay.count(arch.active_parameters)} active)"
+            if arch.active_parameters != arch.parameters
+            else ""
+        )
+        + f", {lay.engineering(first.parameter_bytes, 'B')} packed"
+        + (
+            f"; KV cache W{first.kv_bits}, {lay.engineering(last.cache_bytes, 'B')}"
+            if arch.causal
+            else ""
+        ),
+    ]
+    if area:
+        facts.append(
+            f"area: {lay.fixed(area.area, 6)} {area.unit} in {area.technology}, critical delay "
+            f"{area.delay_ns:.3f} ns"
+        )
+    notes = list(dict.fromkeys(note for mapping in mappings for note in mapping.notes))
+    if area and area.delay_ns * core.clock_mhz > 1000:
+        notes.append(
+            f"the critical delay of {area.delay_ns:.3f} ns does not reach the clock of "
+            f"{core.clock_mhz:g} MHz that these seconds are of"
+        )
+    return MapReport(
+        title=f"{arch.name} on {core.name}",
+        facts=facts,
+        tables=[*(_table(mapping) for mapping in mappings), _vector_table(mappings)],
+        notes=notes,
+        data={
+            "rtlgen": __version__,
+            "model": {
+                "name": arch.name,
+                "family": arch.family,
+                "parameters": arch.parameters,
+                "active_parameters": arch.active_parameters,
+                "parameter_bytes": first.parameter_bytes,
+            },
+            "core": core.as_dict(),
+            "choices": {**asdict(choices), "operator_bits": dict(choices.operator_bits)},
+            "area": asdict(area) if area else None,
+            "phases": [_phase(mapping, area) for mapping in mappings],
+            "notes": notes,
+        },
+        draw=lambda figure: draw_mappings(figure, mappings),
+        size=(11.0, 1.2 + 3.2 * len(mappings)),
+        mappings=tuple(mappings),
+        area=area,
+    )
+
+
+def phase_title(mapping: Mapping) -> str:
+    """One line: what the phase is."""
+    work = mapping.workload
+    batch = f", batch {work.batch}" if work.batch > 1 else ""
+    after = f" after {work.context}" if work.context or work.phase == "decode" else ""
+    noun = "token" if work.tokens == 1 else "tokens"
+    return f"{work.phase}: {work.tokens} {noun}{after}{batch}"
+
+
+def _table(mapping: Mapping) -> Table:
+    rows = []
+    total = mapping.seconds
+    for item in mapping.operators:
+        off = not item.covered
+        lookup = item.kind == "lookup"
+        shape = (item.shape[0], item.shape[2]) if lookup else item.shape
+        rows.append(
+            (
+                item.name,
+                "×".join(map(str, shape)),
+                lay.count(item.gemms),
+                str(item.bits),
+                "-" if off or lookup else lay.count(item.cycles),
+                "-" if off or lookup else f"{item.utilisation:.1%}",
+                lay.fixed(item.bytes / 1e6, 4),
+                lay.fixed(item.seconds * 1e3, 4),
+                f"{item.seconds / total:.1%}",
+                ("off core, " if off else "") + item.bound,
+            )
+        )
+    footer = [
+        (
+            "total",
+            "",
+            "",
+            "",
+            lay.count(mapping.cycles),
+            f"{mapping.utilisation:.1%}",
+            lay.fixed(mapping.bytes / 1e6, 4),
+            lay.fixed(total * 1e3, 4),
+            "",
+            f"{lay.fixed(mapping.tokens_per_second, 4)} tokens/s",
+        )
+    ]
+    columns = (
+        "operator", "M×N×K", "GEMMs", "W bits", "cycles", "util.", "MB", "ms", "share", "bound by"
+    )  # fmt: skip
+    return Table(title=phase_title(mapping), columns=columns, rows=rows, footer=footer)
+
+
+def _vector_table(mappings: Sequence[Mapping]) -> Table:
+    """What is not a matrix product: a core does none of it, and no seconds are charged for it."""
+    names = list(dict.fromkeys(name for mapping in mappings for name, _ in mapping.vector))
+    columns = [dict(mapping.vector) for mapping in mappings]
+    return Table(
+        columns=(
+            "not done by the core, in no seconds",
+            *(f"elements in {mapping.workload.phase}" for mapping in mappings),
+        ),
+        rows=[(name, *(lay.count(column.get(name, 0)) for column in columns)) for name in names],
+    )
+
+
+def _phase(mapping: Mapping, area: Area | None) -> dict[str, Any]:
+    work = mapping.workload
+    data: dict[str, Any] = {
+        "phase": work.phase,
+        "batch": work.batch,
+        "tokens": work.tokens,
+        "context": work.context,
+        "cycles": mapping.cycles,
+        "macs": mapping.macs,
+        "uncovered_macs": mapping.uncovered_macs,
+        "utilisation": mapping.utilisation,
+        "dram_bytes": mapping.bytes,
+        "seconds": mapping.seconds,
+        "tokens_per_second": mapping.tokens_per_second,
+        "kv_bits": mapping.kv_bits,
+        "cache_bytes": mapping.cache_bytes,
+        "experts_touched": work.experts_touched,
+        "operators": [item.as_dict() for item in mapping.operators],
+        "vector_elements": dict(mapping.vector),
+    }
+    if area:
+        per_area = mapping.tokens_per_second / area.area
+        data[f"tokens_per_second_per_{area.unit}"] = per_area
+    return data
+
+
+def draw_mappings(figure: Figure, mappings: Sequence[Mapping]) -> None:
+    """Per operator the time of computing and of memory, one panel a phase."""
+    panels = figure.subplots(len(mappings), 1, squeeze=False)[:, 0]
+    first = mappings[0]
+    figure.suptitle(
+        f"{first.workload.name} on {first.core.name}", fontweight="bold", x=0.01, ha="left"
+    )
+    for axes, mapping in zip(panels, mappings, strict=True):
+        draw_mapping(axes, mapping)
+        axes.set_title(
+            f"{phase_title(mapping)}: {lay.fixed(mapping.tokens_per_second, 4)} tokens/s"
+        )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="upper right", ncols=2)
+
+
+def draw_mapping(axes: Any, mapping: Mapping) -> None:
+    """Bars of one phase."""
+    items = mapping.operators
+    scale, unit = (1e3, "ms") if mapping.seconds < 10 else (1.0, "s")
+    places = range(len(items))
+    width = 0.4
+    axes.bar(
+        [place - width / 2 for place in places],
+        [item.compute_seconds * scale for item in items],
+        width,
+        label="computing",
+        color=lay.BLUE,
+    )
+    axes.bar(
+        [place + width / 2 for place in places],
+        [item.memory_seconds * scale for item in items],
+        width,
+        label="memory",
+        color=lay.ORANGE,
+    )
+    names = [
+        item.name.replace(" (", "\n(") + ("\n(off core)" if not item.covered else "")
+        for item in items
+    ]
+    axes.set_xticks(list(places), names, rotation=30 if len(items) > 12 else 0, fontsize=8)
+    axes.set_ylabel(unit)
+    axes.margins(y=0.18)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from hw.block import block
-from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.blocks.lut_core.spec import LutCoreSpec, LutWeights, Table
 from hw.blocks.mac_core.spec import MacCoreSpec
+from hw.gemm import Tile, weight_range
 from sim import gemm, source
 from sim.harness import Model
 
@@ -89,17 +91,14 @@ def test_every_job_is_what_the_golden_model_says(spec: MacCoreSpec) -> None:
     ],
 )
 @pytest.mark.parametrize("entries", ["exact", "int8"])
-def test_beats_of_every_lut_format(weights: dict, entries: str) -> None:
+def test_beats_of_every_lut_format(weights: dict, entries: Literal["exact", "int8"]) -> None:
     spec = LutCoreSpec(
         name="lut",
-        tile={"m": 2, "n": 3, "k": 5},
-        activations={"bits": 8},
-        weights=weights,
-        table={"group": 2, "entries": entries},
+        tile=Tile(m=2, n=3, k=5),
+        weights=LutWeights(**weights),
+        table=Table(group=2, entries=entries),
         max_k=20,
     )
-    from hw.gemm import weight_range
-
     rng = np.random.default_rng(0)
     bits = spec.max_weight_bits
     low, high = weight_range(spec.weight_encoding, bits)

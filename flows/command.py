@@ -1,0 +1,188 @@
+"""The verb ``rtlgen synth``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtl_gen import console
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@console.command("synth")
+@console.spec_argument
+@click.option(
+    "--liberty",
+    metavar="FILE",
+    type=_FILE,
+    help="Cell library (.lib or .lib.gz): areas in its unit, delays in ns.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["ecp5", "ice40", "xilinx"]),
+    help="An FPGA family instead of cells: LUTs, registers, block RAM, DSP.",
+)
+@click.option(
+    "--clock",
+    "clock_ns",
+    metavar="NS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Clock period to meet; the specification's by default.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["clock", "area", "density"]),
+    default="clock",
+    show_default=True,
+    help="Least area that meets the clock, least area, or most throughput per area.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "high"]),
+    default="normal",
+    show_default=True,
+    help="How many recipes are tried.",
+)
+@click.option(
+    "--wire-cap",
+    metavar="FF",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Wire capacitance for every pin a net reaches, fF.",
+)
+@click.option("-o", "--out", metavar="FILE", type=_FILE, help="Write the report as JSON as well.")
+@console.json_option
+def synth(
+    spec_file: Path,
+    liberty: Path | None,
+    target: str | None,
+    clock_ns: float | None,
+    objective: str,
+    effort: str,
+    wire_cap: float,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Area by sub-block, cells, flip-flops and critical delay.
+
+    Without an option it uses an embedded technology that needs no file and reports NAND2
+    equivalents. Every design goes through the same recipes and the best of each module is kept.
+    """
+    from rtl_gen.cache import new_file
+    from rtl_gen.errors import InputError
+    from rtl_gen.specfile import load_spec
+
+    if target is not None and liberty is not None:
+        raise InputError("--target: an FPGA family has no Liberty file; give one of the two")
+    if objective != "clock" and clock_ns is not None:
+        raise InputError(f"--clock: the objective {objective} has no clock to meet")
+    spec = load_spec(spec_file)
+    if target is not None:
+        report = _fpga(spec, target, progress=not as_json)
+    else:
+        report = synthesize_spec(
+            spec,
+            liberty=liberty,
+            clock_ns=clock_ns,
+            objective=objective,
+            effort=effort,
+            wire_cap=wire_cap,
+            progress=not as_json,
+        )
+    data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}
+    if out is not None:
+        with new_file(out) as file:
+            file.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    if as_json:
+        console.echo_json(data)
+        return
+    click.echo(report.table())
+    for name, value in per_mac(spec, report).items():
+        click.echo(f"  {name.replace('_', ' ')}: {value:,.2f}")
+
+
+def synthesize_spec(
+    spec: Any,
+    *,
+    liberty: Path | None = None,
+    clock_ns: float | None = None,
+    objective: str = "clock",
+    effort: str = "normal",
+    wire_cap: float = 0.0,
+    progress: bool = False,
+) -> Any:
+    """Synthesize what a specification builds.
+
+    Args:
+        spec: any block's specification.
+        liberty: cell library by path; the embedded technology if None.
+        clock_ns: period to meet with the objective ``clock``; the specification's if None.
+        objective: ``clock``, ``area`` or ``density``.
+        effort, wire_cap: see :func:`flows.synthesis.synthesize`.
+        progress: show progress on standard error.
+
+    Raises:
+        LibertyError, FlowError: see :func:`flows.synthesis.synthesize`.
+    """
+    import tempfile
+
+    from flows.synthesis import synthesize
+    from flows.technology import Technology
+    from rtl_gen.build import verilog
+    from rtl_gen.cache import cache_dir
+
+    technology = Technology.embedded() if liberty is None else Technology.liberty(liberty)
+    if objective == "clock" and clock_ns is None:
+        clock_ns = 1000.0 / spec.clock_mhz
+    with tempfile.TemporaryDirectory(prefix="rtlgen-synth-") as folder:
+        source = Path(folder, f"{spec.name}.v")
+        source.write_text(verilog(spec))
+        with console.Progress(f"synthesizing {spec.name}", None, enabled=progress) as shown:
+            return synthesize(
+                source,
+                spec.name,
+                technology=technology,
+                clock_ns=clock_ns if objective == "clock" else None,
+                objective="density" if objective == "density" else "area",
+                effort=effort,
+                cache_dir=cache_dir(),
+                wire_cap_per_fanout=wire_cap,
+                progress=lambda label, done, total: shown.update(
+                    done=done, total=total, description=label
+                ),
+            )
+
+
+def per_mac(spec: Any, report: Any) -> dict[str, float]:
+    """Area and throughput per multiply-accumulate, for GEMM cores mapped onto cells.
+
+    A MAC is one activation times all weight planes that a beat carries: with planes serial a
+    one-bit MAC. Throughput density is MACs per ns and mm² at the report's own delay.
+    """
+    from hw.gemm import GemmSpec
+
+    if not isinstance(spec, GemmSpec) or not hasattr(report, "area"):
+        return {}
+    macs = spec.tile.m * spec.tile.n * spec.tile.k
+    found = {"macs_per_cycle": float(macs), "area_per_mac": report.area / macs}
+    if report.area_unit != "NAND2" and report.delay_ns > 0:
+        found["macs_per_ns_mm2"] = 1e6 * macs / report.area / report.delay_ns
+    return found
+
+
+def _fpga(spec: Any, target: str, *, progress: bool) -> Any:
+    import tempfile
+
+    from flows.fpga import fpga
+    from rtl_gen.build import verilog
+
+    with tempfile.TemporaryDirectory(prefix="rtlgen-synth-") as folder:
+        source = Path(folder, f"{spec.name}.v")
+        source.write_text(verilog(spec))
+        with console.Progress(f"synthesizing {spec.name} for {target}", None, enabled=progress):
+            return fpga(source, spec.name, target=target)

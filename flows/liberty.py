@@ -184,6 +184,30 @@ class Cell:
         true, complement = (by_state.get(name) for name in self.state)
         return (true, complement) if self.kind == "ff" and true and complement else None
 
+    @cached_property
+    def alike(self) -> list[list[str]]:
+        """Groups of two or more input pins that may be exchanged without changing any output."""
+        names = sorted(pin.name for pin in self.inputs)
+        if self.kind != "comb" or not 2 <= len(names) <= 6:
+            return []
+
+        def exchanged(truth: int, i: int, j: int) -> int:
+            result = 0
+            for row in range(1 << len(names)):
+                swapped = row & ~(1 << i | 1 << j) | (row >> i & 1) << j | (row >> j & 1) << i
+                result |= (truth >> swapped & 1) << row
+            return result
+
+        groups: list[list[int]] = []
+        for j in range(len(names)):
+            for group in groups:
+                if all(exchanged(truth, group[0], j) == truth for truth in self.truths.values()):
+                    group.append(j)
+                    break
+            else:
+                groups.append([j])
+        return [[names[i] for i in group] for group in groups if len(group) > 1]
+
     def signature(self) -> tuple[object, ...]:
         """Equal for cells that can stand for one another: pins, functions and clocking."""
         functions = (
@@ -445,9 +469,10 @@ def _library(root: _Group, path: str | Path) -> Library:
     time = _TIME_UNITS.get(root.values.get("time_unit", "1ns").replace(" ", ""), 1.0)
     unit = root.lists.get("capacitive_load_unit", ["1", "pf"])
     scale = float(unit[0]) * {"ff": 1.0, "pf": 1000.0}.get(unit[1].lower(), 1000.0)
+    slowest = _number(root.values, "default_max_transition") * time
     cells = {}
     for group in root.all("cell"):
-        cell = _cell(group, templates, time, scale)
+        cell = _cell(group, templates, time, scale, slowest)
         if cell is not None:
             cells[cell.name] = cell
     return Library(root.args, str(path), cells)
@@ -535,7 +560,9 @@ def _number(values: dict[str, str], key: str) -> float:
     return float(values.get(key, 0) or 0)
 
 
-def _cell(group: _Group, templates: _Templates, time: float, scale: float) -> Cell | None:
+def _cell(
+    group: _Group, templates: _Templates, time: float, scale: float, slowest: float
+) -> Cell | None:
     """A cell that mapping may use, else None."""
     if "area" not in group.values or group.values.get("dont_use") == "true":
         return None
@@ -558,6 +585,10 @@ def _cell(group: _Group, templates: _Templates, time: float, scale: float) -> Ce
             if values.get(f"clock_gate_{role}") == "true":
                 pin.gate_role = role
         pin.arcs = _arcs(item, templates, time, scale)
+        if pin.direction == "output":
+            # What an output may drive itself to is more than the library's inputs are made for.
+            stated = _number(values, "max_transition") * time or slowest
+            pin.max_capacitance = _within(pin, min(stated, slowest) if slowest else stated)
         pins[pin.name] = pin
     cell = Cell(group.args, float(group.values["area"]), "comb", pins)
     cell.gate = group.values.get("clock_gating_integrated_cell", "")
@@ -580,6 +611,24 @@ def _cell(group: _Group, templates: _Templates, time: float, scale: float) -> Ce
     elif not cell.outputs or any(truth < 0 for truth in cell.truths.values()):
         return None
     return cell
+
+
+def _within(pin: Pin, slowest: float) -> float:
+    """The largest load of an output: as stated, within its tables and its largest transition."""
+    limit = pin.max_capacitance or np.inf
+    for arc in pin.arcs:
+        for table in arc.slew if arc.kind != "setup" else ():
+            if table is None or len(table.columns) < 2:
+                continue
+            limit = min(limit, float(table.columns[-1]))
+            row = table.values[0]
+            above = np.flatnonzero(row > slowest) if slowest else np.zeros(0, dtype=int)
+            if len(above) and above[0] > 0:
+                i = int(above[0])
+                share = (slowest - row[i - 1]) / (row[i] - row[i - 1])
+                load = table.columns[i - 1] + share * (table.columns[i] - table.columns[i - 1])
+                limit = min(limit, float(load))
+    return 0.0 if np.isinf(limit) else limit
 
 
 def _arcs(item: _Group, templates: _Templates, time: float, scale: float) -> list[Arc]:

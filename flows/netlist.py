@@ -6,6 +6,7 @@ once for every instance with its nets renumbered, so that 64 equal columns cost 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -286,7 +287,7 @@ def drop_dead(module: Module, library: Library) -> None:
 
 
 def join_feedthroughs(modules: Mapping[str, Module], library: Library) -> None:
-    """Where a module's output is its own input or a constant, its parent reads that instead.
+    """Where a module's output is its own input, a constant or another output, read only that.
 
     In place; every net then has one name all the way down, which flat analysis relies on.
     """
@@ -311,9 +312,10 @@ def join_feedthroughs(modules: Mapping[str, Module], library: Library) -> None:
                 if way == "input":
                     continue
                 for index, (inside, net) in enumerate(zip(inner, nets, strict=False)):
-                    if inside in outer and net >= FIRST_NET and net != outer[inside]:
-                        renamed[net] = outer[inside]
-                        nets[index] = outer[inside]
+                    known = outer.setdefault(inside, net)
+                    if net >= FIRST_NET and net != known:
+                        renamed[net] = known
+                        nets[index] = known
         _rename(module, library, renamed)
         for _, nets in module.ports.values():
             nets[:] = [renamed.get(net, net) for net in nets]
@@ -462,8 +464,7 @@ class Flat:
 
     def gate(self, number: int) -> tuple[Place, str, str]:
         """Place, name and library cell of a gate."""
-        firsts = np.array([place.first_gate for place in self.places])
-        place = self.places[int(np.searchsorted(firsts, number, side="right")) - 1]
+        place = self.places[bisect_right(self.places, number, key=lambda p: p.first_gate) - 1]
         local = number - place.first_gate
         arrays = self.compiled[place.module]
         return place, arrays.names[local], arrays.kinds[local]

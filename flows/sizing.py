@@ -21,9 +21,13 @@ from flows.sta import Boundary, Tables, Timing
 
 # Margin below a driver's largest capacitance, so that a later change of strength still fits.
 _LOAD_SHARE = 0.95
-_PATHS = 6
-_ROUNDS = 400
-_STALE = 12
+# Late endpoints whose paths are looked at in a round, and changes made at a time at most.
+_PATHS = 80
+_WIDTH = 24
+_ROUNDS = 150
+# A repair that has not come this much nearer (share of what is missing) in so many rounds ends.
+_PROGRESS = 0.05
+_PATIENCE = 16
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Workbench:
         self.compiled = dict(compiled or {})
         self._own: set[str] = set()
         self._serial = 0
+        self._pin_delays: dict[tuple[str, str], float] = {}
         self.flat: Flat
         self.timing: Timing
 
@@ -83,6 +88,23 @@ class Workbench:
         """Another strength of a cell."""
         self.edit(module).gates[gate].kind = kind
 
+    def pin_delay(self, kind: str, pin: str) -> float:
+        """The slowest arc from an input pin, ns, at an inverter's slew and load."""
+        if (kind, pin) not in self._pin_delays:
+            tables = self.tables
+            self._pin_delays[kind, pin] = max(
+                (
+                    table.at(tables.inverter_slew, tables.inverter_load)
+                    for output in self.library.cells[kind].outputs
+                    for arc in output.arcs
+                    if arc.related == pin
+                    for table in arc.delay
+                    if table is not None
+                ),
+                default=0.0,
+            )
+        return self._pin_delays[kind, pin]
+
     def name(self, base: str) -> str:
         self._serial += 1
         return f"rtlgen_{base}_{self._serial}"
@@ -93,18 +115,25 @@ Change = tuple[str, str, str, str]
 
 
 def repair(
-    bench: Workbench, *, clock_ns: float | None = None, objective: str = "area", rounds: int = _ROUNDS
+    bench: Workbench,
+    *,
+    clock_ns: float | None = None,
+    objective: str = "area",
+    area_limit: float = math.inf,
+    rounds: int = _ROUNDS,
 ) -> Sized:
     """Repair a design.
 
     Args:
         clock_ns: the period to meet; None for loads only.
         objective: ``area``, or ``density`` for the largest ``1 / (area · delay)``.
+        area_limit: a design larger than this is of no use: repair may end where it stands.
     """
     repair_loads(bench)
+    exchange_pins(bench)
     if clock_ns is not None:
-        repair_timing(bench, clock_ns, rounds=rounds)
-        recover_area(bench, clock_ns)
+        if repair_timing(bench, clock_ns, area_limit=area_limit, rounds=rounds):
+            recover_area(bench, clock_ns)
     elif objective == "density":
         _densest(bench, rounds)
     return Sized(dict(bench.modules), bench.timing, bench.area(), added_buffers(bench))
@@ -292,45 +321,103 @@ def _input_loads(bench: Workbench, name: str) -> np.ndarray:
 # Timing.
 
 
+def exchange_pins(bench: Workbench, rounds: int = 3) -> None:
+    """Late signals to fast pins of cells whose inputs may be exchanged: costs no area."""
+    for _ in range(rounds):
+        before = bench.timing
+        kept = dict(bench.modules), set(bench._own), dict(bench.compiled), bench.flat
+        if not _exchange(bench):
+            return
+        if bench.measure().delay > before.delay - 1e-6:
+            bench.modules, bench._own, bench.compiled, bench.flat = kept
+            bench.timing = before
+            return
+
+
+def _exchange(bench: Workbench) -> bool:
+    timing, flat = bench.timing, bench.flat
+    late: dict[tuple[int, str], float] = {}
+    for gate, kind, node in zip(
+        timing.arc_gate.tolist(), timing.arc_kind.tolist(), timing.arc_source.tolist(), strict=True
+    ):
+        cell, pin, index = bench.tables.comb_key[kind]
+        related = bench.library.cells[cell].pins[pin].arcs[index].related
+        key = gate, related
+        late[key] = max(late.get(key, -math.inf), float(timing.arrival[node]))
+    changed: set[str] = set()
+    copies: dict[str, Module] = {}
+    for place in flat.places:
+        if place.module in copies:
+            continue
+        arrays = flat.compiled[place.module]
+        for number, (name, kind) in enumerate(
+            zip(arrays.names, arrays.kinds, strict=True), start=place.first_gate
+        ):
+            for pins in bench.library.cells[kind].alike:
+                times = [late.get((number, pin), -math.inf) for pin in pins]
+                if len(set(times)) < 2:
+                    continue
+                # The slowest pin gets the earliest signal.
+                slow_first = sorted(pins, key=lambda pin: -bench.pin_delay(kind, pin))
+                early_first = [pin for _, pin in sorted(zip(times, pins, strict=True))]
+                if slow_first == early_first:
+                    continue
+                if place.module not in copies:
+                    copies[place.module] = bench.modules[place.module].copy()
+                gate = copies[place.module].gates[name]
+                nets = [gate.pins[pin] for pin in early_first if pin in gate.pins]
+                if len(nets) < len(pins):
+                    continue
+                gate.pins.update(zip(slow_first, nets, strict=True))
+                changed.add(place.module)
+        copies.setdefault(place.module, bench.modules[place.module])
+    for name in changed:
+        bench.modules[name] = copies[name]
+        bench._own.add(name)
+        bench.compiled.pop(name, None)
+    return bool(changed)
+
+
 def _misses(timing: Timing, clock_ns: float) -> float:
     """How much all endpoints together are late, ns."""
     late = timing.end_arrival - clock_ns
     return float(late[late > 0].sum())
 
 
-def repair_timing(bench: Workbench, clock_ns: float, *, rounds: int = _ROUNDS) -> bool:
+def repair_timing(
+    bench: Workbench, clock_ns: float, *, area_limit: float = math.inf, rounds: int = _ROUNDS
+) -> bool:
     """Make the worst paths faster until a clock is met; False if it is not."""
     tabu: set[tuple[str, str, str]] = set()
-    stale, width = 0, 8
+    width = _WIDTH
+    milestone, since = _misses(bench.timing, clock_ns), 0
     for _ in range(rounds):
         timing = bench.timing
         if timing.delay <= clock_ns + 1e-9:
             return True
+        before = _misses(timing, clock_ns)
+        if before < milestone * (1 - _PROGRESS):
+            milestone, since = before, 0
+        since += 1
+        if since > _PATIENCE or bench.area() > area_limit * 1.1:
+            return False
         changes = _faster(bench, clock_ns, tabu)[:width]
         if not changes:
             if not _offload(bench, clock_ns, tabu):
                 return False
             continue
-        before = (_misses(timing, clock_ns), timing.delay)
-        flat = bench.flat
+        kept = bench.flat, timing
         for module, gate, _, new in changes:
             bench.resize(module, gate, new)
-        timing = bench.measure()
-        after = (_misses(timing, clock_ns), timing.delay)
-        if after[0] < before[0] - 1e-7 and after[1] < before[1] + 0.002:
-            width = min(16, width + 1)
-            stale = 0
+        if _misses(bench.measure(), clock_ns) < before - 1e-7:
+            width = min(_WIDTH, width + 2)
             continue
         for module, gate, old, _ in reversed(changes):
             bench.resize(module, gate, old)
-        bench.flat = flat
-        bench.measure()
+        bench.flat, bench.timing = kept
         if len(changes) == 1:
             tabu.add((changes[0][0], changes[0][1], changes[0][3]))
-            stale += 1
-        width = max(1, width // 2) if len(changes) > 1 else 2
-        if stale > _STALE * 4:
-            return False
+        width = max(1, len(changes) // 3)
     return bench.timing.delay <= clock_ns + 1e-9
 
 
@@ -341,68 +428,118 @@ def _arc_of(cell: Cell, pin: str, related: str, sense: int) -> Arc | None:
 
 
 def _worst_ends(timing: Timing, clock_ns: float, number: int) -> list[int]:
-    """Late endpoints, worst first, each start of a path once."""
-    order = np.argsort(-timing.end_arrival)[: number * 8]
-    late = [int(end) for end in order if timing.end_arrival[end] > clock_ns]
-    return late[:number]
+    """Late endpoints' edges, worst first."""
+    order = np.argsort(-timing.end_arrival)[:number]
+    return [int(end) for end in order if timing.end_arrival[end] > clock_ns]
 
 
 def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) -> list[Change]:
-    """Changes of strength on the worst paths, most time for their area first."""
-    timing, flat, library = bench.timing, bench.flat, bench.library
-    comb = {number: key for key, number in bench.tables.arcs.comb.items()}
-    start = {number: key for key, number in bench.tables.arcs.start.items()}
-    found: dict[tuple[str, str], tuple[float, Change]] = {}
+    """Changes of strength on late paths, most time for their area first.
+
+    What a change gains counts once for every late endpoint that the cell's output is on the way to.
+    """
+    timing = bench.timing
+    weight: dict[int, float] = {}
+    before: dict[int, int] = {}
     for end in _worst_ends(timing, clock_ns, _PATHS):
-        nodes = sta.nodes_to(timing, end)
-        previous: tuple[Cell, str, Arc, int, float, float] | None = None
-        for node in nodes:
-            edge, net = node & 1, node >> 1
-            arc_number = int(timing.worst_arc[node])
-            if arc_number == -1:
+        late = float(timing.end_arrival[end]) - clock_ns
+        last = -1
+        for node in sta.nodes_to(timing, end):
+            weight[node] = weight.get(node, 0.0) + late
+            before[node] = last
+            last = node
+    found: dict[tuple[str, str], tuple[float, Change]] = {}
+    seen: dict[int, _Stage | None] = {}
+
+    def stage(node: int) -> _Stage | None:
+        if node not in seen:
+            seen[node] = _stage(bench, node)
+        return seen[node]
+
+    for node, importance in weight.items():
+        now = stage(node)
+        if now is None:
+            continue
+        previous = stage(before[node]) if before[node] >= 0 else None
+        for gain, cost, other in _options(bench, now, previous, tabu):
+            score = importance * gain / cost
+            key = (now.module, now.gate)
+            if key not in found or score > found[key][0]:
+                found[key] = (score, (now.module, now.gate, now.cell.name, other))
+    return [change for _, change in sorted(found.values(), key=lambda item: (-item[0], item[1]))]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The cell and arc that decide a node's arrival."""
+
+    module: str
+    gate: str
+    cell: Cell
+    pin: str
+    arc: Arc
+    edge: int
+    slew: float
+    load: float
+
+
+def _stage(bench: Workbench, node: int) -> _Stage | None:
+    timing, flat = bench.timing, bench.flat
+    number = int(timing.worst_arc[node])
+    if number == -1:
+        return None
+    if number < -1:
+        place, gate, kind = flat.gate(int(flat.start_gate[-2 - number]))
+        _, pin, index = bench.tables.start_key[int(flat.start_kind[-2 - number])]
+        slew = bench.tables.inverter_slew
+    else:
+        place, gate, kind = flat.gate(int(timing.arc_gate[number]))
+        _, pin, index = bench.tables.comb_key[int(timing.arc_kind[number])]
+        slew = float(timing.slew[timing.arc_source[number]])
+    cell = bench.library.cells[kind]
+    return _Stage(
+        place.module, gate, cell, pin, cell.pins[pin].arcs[index], node & 1, slew,
+        float(timing.load[node >> 1]),
+    )
+
+
+def _options(
+    bench: Workbench, now: _Stage, previous: _Stage | None, tabu: set[tuple[str, str, str]]
+) -> list[tuple[float, float, str]]:
+    """Strengths that are faster: ns gained, with what the driver before loses; area; cell."""
+    table = now.arc.delay[now.edge]
+    if table is None:
+        return []
+    delay = table.at(now.slew, now.load)
+    found = []
+    for other in bench.library.strengths(now.cell.name):
+        if other is now.cell or (now.module, now.gate, other.name) in tabu:
+            continue
+        if (other.pins[now.pin].max_capacitance or math.inf) < now.load:
+            continue
+        arc = _arc_of(other, now.pin, now.arc.related, now.arc.sense)
+        faster = arc.delay[now.edge] if arc else None
+        if faster is None:
+            continue
+        gain = delay - faster.at(now.slew, now.load)
+        if previous is not None and now.arc.related in other.pins:
+            more = (
+                other.pins[now.arc.related].capacitance
+                - now.cell.pins[now.arc.related].capacitance
+            )
+            if previous.load + more > (
+                previous.cell.pins[previous.pin].max_capacitance or math.inf
+            ):
                 continue
-            if arc_number < -1:
-                place, gate, kind = flat.gate(int(flat.start_gate[-2 - arc_number]))
-                _, pin, index = start[int(flat.start_kind[-2 - arc_number])]
-                slew = bench.tables.inverter_slew
-            else:
-                place, gate, kind = flat.gate(int(timing.arc_gate[arc_number]))
-                _, pin, index = comb[int(timing.arc_kind[arc_number])]
-                slew = float(timing.slew[timing.arc_source[arc_number]])
-            cell = library.cells[kind]
-            arc = cell.pins[pin].arcs[index]
-            load = float(timing.load[net])
-            table = arc.delay[edge]
-            if table is None:
-                continue
-            now = table.at(slew, load)
-            for other in library.strengths(kind):
-                if other.name == kind or (place.module, gate, other.name) in tabu:
-                    continue
-                if (other.pins[pin].max_capacitance or math.inf) < load:
-                    continue
-                new_arc = _arc_of(other, pin, arc.related, arc.sense)
-                new_table = new_arc.delay[edge] if new_arc else None
-                if new_table is None:
-                    continue
-                gain = now - new_table.at(slew, load)
-                if previous is not None and arc.related in other.pins:
-                    more = other.pins[arc.related].capacitance - cell.pins[arc.related].capacitance
-                    p_cell, p_pin, p_arc, p_edge, p_slew, p_load = previous
-                    if p_load + more > (p_cell.pins[p_pin].max_capacitance or math.inf):
-                        continue
-                    p_table = p_arc.delay[p_edge]
-                    if p_table is not None:
-                        gain -= p_table.at(p_slew, p_load + more) - p_table.at(p_slew, p_load)
-                if gain <= 2e-4:
-                    continue
-                cost = (other.area - cell.area) * bench.copies[place.module]
-                score = gain / max(cost, 0.02 * cell.area)
-                key = (place.module, gate)
-                if key not in found or score > found[key][0]:
-                    found[key] = (score, (place.module, gate, kind, other.name))
-            previous = (cell, pin, arc, edge, slew, load)
-    return [change for _, change in sorted(found.values(), key=lambda item: -item[0])]
+            driver = previous.arc.delay[previous.edge]
+            if driver is not None:
+                gain -= driver.at(previous.slew, previous.load + more) - driver.at(
+                    previous.slew, previous.load
+                )
+        if gain > 2e-4:
+            cost = (other.area - now.cell.area) * bench.copies[now.module]
+            found.append((gain, max(cost, 0.02 * now.cell.area), other.name))
+    return found
 
 
 def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) -> bool:
@@ -552,7 +689,7 @@ def _densest(bench: Workbench, rounds: int) -> None:
     stale = 0
     while stale < 4:
         target = bench.timing.delay * 0.96
-        met = repair_timing(bench, target, rounds=min(rounds, 60))
+        met = repair_timing(bench, target, rounds=min(rounds, 40))
         value = bench.area() * bench.timing.delay
         if value < best[0]:
             best, stale = (value, {n: m.copy() for n, m in bench.modules.items()}), 0

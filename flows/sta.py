@@ -9,6 +9,7 @@ reach. A node is a net's edge: ``2 · net`` rising, ``2 · net + 1`` falling.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +62,8 @@ class Tables:
         self.comb_delay, self.comb_slew, self.comb_sense = edges(self.arcs.comb)
         self.start_delay, self.start_slew, _ = edges(self.arcs.start)
         self.end_delay, _, _ = edges(self.arcs.end)
+        self.comb_key = {number: key for key, number in self.arcs.comb.items()}
+        self.start_key = {number: key for key, number in self.arcs.start.items()}
         height = max((len(t.rows) for t in self._rows), default=2)
         width = max((len(t.columns) for t in self._rows), default=2)
         number = len(self._rows)
@@ -358,7 +361,7 @@ def _edge_arcs(
     depth = depth[order]
     cuts = np.flatnonzero(np.r_[True, depth[1:] != depth[:-1]]) if len(depth) else np.zeros(0, int)
     bounds = [
-        (int(low), int(high)) for low, high in zip(cuts, [*cuts[1:], len(depth)], strict=True)
+        (int(low), int(high)) for low, high in itertools.pairwise([*cuts, len(depth)])
     ]
     return source[order], target[order], delay[order], slews[order], index[order], bounds
 
@@ -383,8 +386,6 @@ def trace(
         finish = f"{_joined(place.path, name)} ({kind})"
     else:
         finish = "output " + flat.output_names[(end - 2 * ends) % len(flat.outputs)]
-    pin_of_comb = {number: key for key, number in tables.arcs.comb.items()}
-    pin_of_start = {number: key for key, number in tables.arcs.start.items()}
     steps: list[Step] = []
     start = "constant"
     for node in nodes_to(timing, end):
@@ -396,11 +397,11 @@ def trace(
             continue
         if arc < -1:
             place, name, kind = flat.gate(int(flat.start_gate[-2 - arc]))
-            key = pin_of_start[int(flat.start_kind[-2 - arc])]
+            key = tables.start_key[int(flat.start_kind[-2 - arc])]
             start = f"{_joined(place.path, name)} ({kind})"
         else:
             place, name, kind = flat.gate(int(timing.arc_gate[arc]))
-            key = pin_of_comb[int(timing.arc_kind[arc])]
+            key = tables.comb_key[int(timing.arc_kind[arc])]
             before = float(timing.arrival[timing.arc_source[arc]])
         time = float(timing.arrival[node])
         related = tables.library.cells[key[0]].pins[key[1]].arcs[key[2]].related

@@ -225,11 +225,16 @@ def _choose(
     Starts from the smallest of each. For a clock or for density, modules are then gone through from
     the largest in all, and other candidates that could do better are tried in the whole design.
     """
-    picked = {name: items[0] for name, items in candidates.items()}
+    options = {name: _alternatives(items, clock_ns) for name, items in candidates.items()}
+    picked = {name: items[0] for name, items in options.items()}
 
-    def outcome(choice: Mapping[str, Candidate]) -> tuple[tuple[float, float], Workbench, Sized]:
+    def outcome(
+        choice: Mapping[str, Candidate], area_limit: float = float("inf")
+    ) -> tuple[tuple[float, float], Workbench, Sized]:
         bench = _bench(choice, top, tables, boundary)
-        sized = sizing.repair(bench, clock_ns=clock_ns, objective=objective)
+        sized = sizing.repair(
+            bench, clock_ns=clock_ns, objective=objective, area_limit=area_limit
+        )
         delay = sized.timing.delay
         if objective == "density" and clock_ns is None:
             return (0.0, sized.area * delay), bench, sized
@@ -242,17 +247,18 @@ def _choose(
         copies = netlist.counts({n: c.module for n, c in picked.items()}, top)
         order = sorted(copies, key=lambda name: -copies[name] * candidates[name][0].area)
         for name in order:
-            for item in _alternatives(candidates[name])[:trials]:
+            for item in options[name][:trials]:
                 if item is picked[name]:
                     continue
                 area = sum(
                     (item if other == name else picked[other]).area * copies[other]
                     for other in copies
                 )
-                # Repair only adds area: what starts larger than the best cannot win by area.
-                if objective == "area" and best[0][0] == 0.0 and area >= best[0][1]:
+                # Repair adds area, or nearly so: what starts larger than the best cannot win.
+                met = clock_ns is not None and best[0][0] == 0.0
+                if met and area >= best[0][1]:
                     continue
-                trial = outcome({**picked, name: item})
+                trial = outcome({**picked, name: item}, best[0][1] if met else float("inf"))
                 if trial[0] < best[0]:
                     best, picked = trial, {**picked, name: item}
     _, bench, sized = best
@@ -276,8 +282,15 @@ def _alone(module: Module, compiled: Compiled, tables: Tables) -> float | None:
         return None  # a loop through the module shows in the whole design, with its name
 
 
-def _alternatives(items: list[Candidate]) -> list[Candidate]:
-    """Candidates that are the fastest of all as small as they are, smallest first."""
+# How far repair brings a module's delay down, as a share: what is slower starts out hopeless.
+_REPAIRABLE = 0.7
+
+
+def _alternatives(items: list[Candidate], clock_ns: float | None) -> list[Candidate]:
+    """Candidates that are the fastest of all as small as they are, the likeliest first.
+
+    Those that a repair may bring to the clock go by area, the others after them by delay.
+    """
     kept: list[Candidate] = []
     fastest = float("inf")
     for item in items:
@@ -286,7 +299,12 @@ def _alternatives(items: list[Candidate]) -> list[Candidate]:
         elif item.delay < fastest * 0.995:
             kept.append(item)
             fastest = item.delay
-    return kept
+    if clock_ns is None:
+        return kept
+    reach = clock_ns / _REPAIRABLE
+    near = [item for item in kept if (item.delay or 0.0) <= reach]
+    far = [item for item in kept if (item.delay or 0.0) > reach]
+    return near + sorted(far, key=lambda item: item.delay or 0.0)
 
 
 def _trials(

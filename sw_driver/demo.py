@@ -1,6 +1,6 @@
 """The main job on the shipped core: build, verify, synthesize, map two models, run a real layer.
 
-``python -m sw_driver.demo`` leaves the build, the synthesis report and a picture below ``build/``.
+``python -m sw_driver.demo`` leaves the build, the reports and a picture below ``build/``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rtl_gen.errors import InputError, VerificationError
 from rtl_gen.specfile import load_spec
 from sw_driver import report as lay
 from sw_driver.core import Core, core_of
-from sw_driver.map_report import MapReport, draw_mapping, map_model
+from sw_driver.map_report import MapReport, draw_mapping, map_model, phase_title
 from sw_driver.report import Table, save_picture
 from sw_driver.run import RunReport, draw_cosines, draw_cycles, run_layer
 
@@ -62,10 +62,15 @@ def synthesis(built: BuildResult, spec: GemmSpec, report_file: Path) -> SynthRep
             cache_dir=cache_dir(),
             progress=progress,
         )
-    with new_file(report_file) as work:
-        text = json.dumps(result.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        work.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(result.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    _keep(report_file, text + "\n")
     return result
+
+
+def _keep(file: Path, text: str) -> None:
+    """A text in a file that appears whole."""
+    with new_file(file) as work:
+        work.write_text(text, encoding="utf-8")
 
 
 def demonstrate(spec_file: Path, out: Path) -> Path:
@@ -111,12 +116,23 @@ def demonstrate(spec_file: Path, out: Path) -> Path:
             for name in MODELS
         ]
         for item in maps:
-            click.echo(f"\n{item}\n")
+            _keep(place / f"{item.mappings[0].workload.name}.txt", f"{item}\n")
+            for mapping in item.mappings:
+                click.echo(
+                    f"      {mapping.workload.name}, {phase_title(mapping)}: "
+                    f"{lay.fixed(mapping.tokens_per_second, 4)} tokens/s"
+                )
     with _step(5, "run a real layer of all-MiniLM-L6-v2 on the RTL"):
         layer = run_layer(spec)
-        click.echo(f"\n{layer}\n")
+        _keep(place / "layer.txt", f"{layer}\n")
         if layer.failures:
             raise VerificationError("\n".join(layer.failures))
+        results = sum(item.results for item in layer.runs)
+        cycles = sum(item.cycles for item in layer.runs)
+        click.echo(
+            f"      {len(layer.runs)} projections, {results:,} results, all bit-exact, {cycles:,} "
+            "cycles as predicted"
+        )
     click.echo(f"\n{summary(core, area, maps, layer)}\n")
     return save_picture(
         place / "demo.png",
@@ -234,7 +250,7 @@ def main(out: Path) -> None:
     """Build, verify, synthesize, map and run the shipped lut_core."""
     started = time.monotonic()
     picture = demonstrate(SPEC, out)
-    click.echo(f"picture: {picture}")
+    click.echo(f"picture: {picture}, full reports beside it")
     click.echo(f"done in {time.monotonic() - started:.0f} s")
 
 

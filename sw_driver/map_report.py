@@ -177,7 +177,7 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
     ]
     if area:
         facts.append(
-            f"area: {lay.fixed(area.area, 6)} {area.unit} in {area.technology}, critical delay "
+            f"area: {area.area:,.0f} {area.unit} in {area.technology}, critical delay "
             f"{area.delay_ns:.3f} ns"
         )
     notes = list(dict.fromkeys(note for mapping in mappings for note in mapping.notes))

@@ -163,9 +163,10 @@ class Mapping:
         """Memory that the parameters take: packed weights with scales, the rest at 16 bits."""
         arch = self.workload.architecture
         packed = 0
-        counted = 0
         table = False
-        bits_of = {item.name.split(" (")[0]: item.bits for item in self.operators}
+        bits_of = {
+            item.name.split(" (")[0]: item.bits for item in self.operators if item.kind == "linear"
+        }
         for tensor in arch.tensors:
             role = tensor.role
             width = bits_of.get(role) or bits_of.get(f"expert {role}")
@@ -178,7 +179,6 @@ class Mapping:
             scales = n * groups * (self.choices.scale_bits + ints.zero_bits)
             packed += tensor.count * cost.ceil_div(n * cost.row_bits(ints, k) + scales, 8)
             table |= role == "lm_head"
-            counted += tensor.parameters
         if arch.head and arch.tied and not table:
             # The table is read as vectors at 16 bits and multiplied as packed weights: two copies.
             width = arch.embedding_width or arch.hidden

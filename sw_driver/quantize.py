@@ -106,7 +106,8 @@ def quantize_symmetric(
         scale[...] = _stored(_absmax(x) / np.float32(top), scale_dtype)
         x /= scale.astype(np.float32)[..., None]
         np.rint(x, out=x)
-        # A stored scale that was rounded down, or a narrow float type before, gives top + 1.
+        # Where the stored scale is rounded down far enough the extreme is top + 1 before this
+        # (arXiv 2510.25602 has it at 16.8 % of extremes in bfloat16).
         np.clip(x, -top, top, out=x)
         codes[...] = x
 

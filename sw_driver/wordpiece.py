@@ -20,6 +20,9 @@ _CHINESE = (
     (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )  # fmt: skip
 
+_CONTROL = ("Cc", "Cf", "Co", "Cs")
+"""Categories of characters that are dropped; one that is not assigned is a letter like any."""
+
 
 class WordPiece:
     """A tokenizer from a ``vocab.txt``: one piece a line, its number the line's.
@@ -79,7 +82,7 @@ def words(text: str) -> list[str]:
         code = ord(letter)
         if letter.isspace() or unicodedata.category(letter) == "Zs":
             spaced.append(" ")
-        elif code in (0, 0xFFFD) or unicodedata.category(letter)[0] == "C":
+        elif code in (0, 0xFFFD) or unicodedata.category(letter) in _CONTROL:
             continue
         elif any(low <= code <= high for low, high in _CHINESE):
             spaced.append(f" {letter} ")
@@ -87,7 +90,9 @@ def words(text: str) -> list[str]:
             spaced.append(letter)
     found: list[str] = []
     for word in "".join(spaced).split():
-        plain = unicodedata.normalize("NFD", word.lower())
+        # Letter by letter: a word's last Greek sigma stays the plain one.
+        lower = "".join(letter.lower() for letter in word)
+        plain = unicodedata.normalize("NFD", lower)
         run = ""
         for letter in plain:
             if unicodedata.category(letter) == "Mn":

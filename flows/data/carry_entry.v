@@ -25,12 +25,3 @@ module rtlgen_map_alu (A, B, CI, BI, X, Y, CO);
   assign X = a ^ bb;
   rtlgen_sum #(.WIDTH(Y_WIDTH)) sum (.a(a), .b(bb), .ci(CI), .s(Y), .co(CO));
 endmodule
-
-// a + ci if up, else a - 1 + ci.
-(* techmap_celltype = "rtlgen_step" *)
-module rtlgen_map_step #(parameter WIDTH = 1)
-  (input [WIDTH-1:0] a, input up, ci, output [WIDTH-1:0] s);
-  wire [WIDTH:0] k;
-  rtlgen_step_carries #(.WIDTH(WIDTH)) carries (.a(a), .up(up), .ci(ci), .k(k));
-  assign s = a ^ {WIDTH{~up}} ^ k[WIDTH-1:0];
-endmodule

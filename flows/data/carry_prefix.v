@@ -47,3 +47,11 @@ module rtlgen_step_prefix #(parameter WIDTH = 1)
     assign k[i+1] = up ? ci & run[LEVELS*WIDTH+i] : ci | ~run[LEVELS*WIDTH+i];
   end endgenerate
 endmodule
+
+(* techmap_celltype = "rtlgen_step" *)
+module rtlgen_step_prefix_sum #(parameter WIDTH = 1)
+  (input [WIDTH-1:0] a, input up, ci, output [WIDTH-1:0] s);
+  wire [WIDTH:0] k;
+  rtlgen_step_carries #(.WIDTH(WIDTH)) carries (.a(a), .up(up), .ci(ci), .k(k));
+  assign s = a ^ {WIDTH{~up}} ^ k[WIDTH-1:0];
+endmodule

@@ -24,18 +24,20 @@ module rtlgen_sum_select #(parameter WIDTH = 1)
   assign s = a ^ b ^ k[WIDTH-1:0];
 endmodule
 
-(* techmap_celltype = "rtlgen_step_carries" *)
+// a + ci if up, else a - 1 + ci: runs of ones and of zeros settle before the carry comes.
+(* techmap_celltype = "rtlgen_step" *)
 module rtlgen_step_select #(parameter WIDTH = 1)
-  (input [WIDTH-1:0] a, input up, ci, output [WIDTH:0] k);
-  // A step goes through a run of bits that all equal `up`: runs are made before `ci` is known.
-  wire [WIDTH:0] ones, zeros;
+  (input [WIDTH-1:0] a, input up, ci, output [WIDTH-1:0] s);
+  wire inc = up & ci, dec = ~up & ~ci;
+  wire [WIDTH-1:0] ones, zeros;
   assign ones[0] = 1'b1;
   assign zeros[0] = 1'b1;
-  assign k[0] = ci;
   genvar i;
   generate for (i = 0; i < WIDTH; i = i + 1) begin : bits
-    assign ones[i+1] = ones[i] & a[i];
-    assign zeros[i+1] = zeros[i] & ~a[i];
-    assign k[i+1] = up ? ci & ones[i+1] : ci | ~zeros[i+1];
+    if (i) begin
+      assign ones[i] = ones[i-1] & a[i-1];
+      assign zeros[i] = zeros[i-1] & ~a[i-1];
+    end
+    assign s[i] = a[i] ^ (inc & ones[i] | dec & zeros[i]);
   end endgenerate
 endmodule

@@ -6,6 +6,7 @@ a small design costs little more than its own code.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -19,7 +20,9 @@ from pathlib import Path
 
 from hw.streams import Stream
 from rtl_gen.cache import digest, folder
+from rtl_gen.errors import ToolError
 from sim import toolchain
+from sim.harness import lanes
 
 # Uninitialised state starts random, so that only what reset sets can be relied on.
 _VERILATOR_FLAGS = ("-O3", "--x-assign", "unique", "--x-initial", "unique", "--no-timing")
@@ -40,15 +43,17 @@ class Effort:
         fast: compiler flags for code that runs every cycle.
         slow: compiler flags for construction and reset code.
         split: statements per C++ file; many files compile in parallel.
+        lanes: compute instances of one module in groups (:mod:`sim.harness.lanes`).
     """
 
     name: str
     fast: tuple[str, ...]
     slow: tuple[str, ...]
     split: int
+    lanes: bool = False
 
 
-RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O1",), split=20_000)
+RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O1",), split=20_000, lanes=True)
 RUN_SHORT = Effort(name="short", fast=("-O1",), slow=("-O0",), split=0)
 
 
@@ -83,6 +88,8 @@ def build(
             "form": 3,
             "flags": repr((effort, trace, _VERILATOR_FLAGS, _flags(trace))),
             "tools": toolchain.versions(),
+            "machine": _machine() if effort.lanes else "",
+            "lanes": _template("lanes.h") if effort.lanes else "",
         }
     )
 
@@ -140,8 +147,14 @@ def repeated_modules(verilog: str) -> str:
     return "\n".join(["`verilator_config", *rules, ""]) if rules else ""
 
 
-def _template() -> str:
-    return resources.files("sim.harness").joinpath("harness.cpp").read_text()
+def _template(name: str = "harness.cpp") -> str:
+    return resources.files("sim.harness").joinpath(name).read_text()
+
+
+@functools.cache
+def _machine() -> str:
+    """What the compiler makes of this machine: code with its vector unit runs on no lesser one."""
+    return toolchain.run([toolchain.tool("g++"), "-march=native", "-Q", "--help=target"], "g++")
 
 
 def _flags(trace: bool) -> list[str]:
@@ -230,6 +243,8 @@ def _compile(
     toolchain.run([*command, str(source)], "verilator", keep=key)
     objects = work / "obj"
     _settle_once(objects)
+    flags = _flags(trace)
+    targets = _vectors(work, objects, flags) if effort.lanes else []
     fast: list[Path] = []
     slow: list[Path] = []
     for path in sorted(objects.glob("*.cpp")):
@@ -239,7 +254,6 @@ def _compile(
         f'#define MODEL_HEADER "Vmodel.h"\n#define MODEL_CLASS Vmodel\n'
         f"{stream_macros(streams)}\n{_template()}"
     )
-    flags = _flags(trace)
     units: list[tuple[Path, tuple[str, ...]]] = []
     if effort.split == 0:
         # One unit: parsing the headers costs more than a small design's own code.
@@ -277,7 +291,7 @@ def _compile(
     # The largest first, so that no core is left with it at the end.
     units.sort(key=lambda unit: -unit[0].stat().st_size)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        targets = list(pool.map(compile_unit, units))
+        targets += pool.map(compile_unit, units)
     runtime = levels[effort.fast[0]]
     link = [cxx, "-shared", "-Wl,-Bsymbolic", "-o", str(work / "model.so"), *targets]
     link += [str(path) for path in sorted(runtime.glob("*.o"))]
@@ -301,6 +315,25 @@ def fold_repeats(verilog: str) -> str:
         return "{ " + ", ".join(parts) + " }"
 
     return re.sub(r"\{ ([^{}]*, [^{}]*) \}", fold, verilog)
+
+
+def _vectors(work: Path, objects: Path, flags: list[str]) -> list[str]:
+    """The object that computes groups of instances, its callers rewritten; none if there is none."""
+    found = lanes.rewrite(objects)
+    if found is None:
+        return []
+    (work / "lanes.h").write_text(_template("lanes.h"))
+    unit, target = work / "lanes.cpp", work / "lanes.o"
+    unit.write_text(found.source)
+    command = [toolchain.tool("g++"), *flags, "-O2", "-march=native", f"-I{objects}", f"-I{work}"]
+    try:
+        toolchain.run([*command, "-c", str(unit), "-o", str(target)], "g++", keep="lanes")
+    except ToolError:
+        # The text does what vectors cannot: the ordinary code stays.
+        return []
+    for path, text in found.files.items():
+        path.write_text(text)
+    return [str(target)]
 
 
 def _settle_once(objects: Path) -> None:

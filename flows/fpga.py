@@ -217,7 +217,7 @@ def fpga(verilog: Path | str | Sequence[Path | str], top: str, target: str = "ec
 
 
 def _repeated(modules: Mapping[str, Any], top: str) -> list[str]:
-    """Modules with several instances in one module and more than a few cells of their own."""
+    """Modules with several instances in one module and more than a few cells."""
     found = set()
     for module in modules.values():
         kinds = Counter(cell["type"] for cell in module["cells"].values())
@@ -226,7 +226,7 @@ def _repeated(modules: Mapping[str, Any], top: str) -> list[str]:
             for kind, count in kinds.items()
             if count > 1
             and kind in modules
-            and len(modules[kind]["cells"]) > 16
+            and len(modules[kind]["cells"]) > 4
             and not kind.startswith("$paramod")
         }
     return sorted(found - {top})

@@ -21,8 +21,9 @@ from pathlib import Path
 TAU_NS = 0.005
 UNIT_FF = 1.0
 LOAD_PER_STRENGTH = 40.0
-_LOADS = (0.0, 40.0)
-_SLEWS = (0.0, 1.0)
+# Linear tables would do with two entries; ABC's delay-driven mapper refuses those.
+_LOADS = (0.0, 10.0, 40.0)
+_SLEWS = (0.001, 0.02, 0.2)
 
 FILE = Path(__file__).parent / "data" / "generic.lib"
 
@@ -122,13 +123,17 @@ def _area(pairs: int, last: int, strength: int) -> str:
     return f"{(pairs + (strength - 1) * last + 1) / 3:.6g}"
 
 
-def _table(kind: str, parasitic: float, strength: int, factor: float = 1.0) -> str:
+def _list(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def _table(kind: str, parasitic: float, strength: int) -> str:
     row = ",".join(
-        f"{factor * TAU_NS * (parasitic + load / (strength * UNIT_FF)):.6g}" for load in
+        f"{TAU_NS * (parasitic + load / (strength * UNIT_FF)):.6g}" for load in
         (strength * item for item in _LOADS)
     )
     loads = ",".join(f"{strength * item:g}" for item in _LOADS)
-    return f'        {kind}(delay) {{ index_2("{loads}"); values("{row}", "{row}"); }}'
+    return f'        {kind}(delay) {{ index_2("{loads}"); values("{row}", "{row}", "{row}"); }}'
 
 
 def _arc(related: str, parasitic: float, strength: int, sense: int, kind: str = "") -> list[str]:
@@ -170,7 +175,7 @@ def text() -> str:
         "  nom_process : 1; nom_temperature : 25; nom_voltage : 1;",
         "  lu_table_template(delay) {",
         "    variable_1 : input_net_transition; variable_2 : total_output_net_capacitance;",
-        f'    index_1("{_SLEWS[0]:g},{_SLEWS[1]:g}"); index_2("{_LOADS[0]:g},{_LOADS[1]:g}");',
+        f'    index_1("{_list(_SLEWS)}"); index_2("{_list(_LOADS)}");',
         "  }",
     ]
     for gate in GATES:

@@ -324,6 +324,47 @@ def join_feedthroughs(modules: Mapping[str, Module], library: Library) -> None:
         visit(name)
 
 
+def verilog(modules: Mapping[str, Module], library: Library) -> str:
+    """The mapped modules as Verilog that instantiates the library's cells."""
+    lines = []
+    for module in modules.values():
+        lines.append(f"module {_escaped(module.name)} ({', '.join(map(_escaped, module.ports))});")
+        assigned: list[tuple[str, int]] = []
+        for port, (way, nets) in module.ports.items():
+            lines.append(f"  {way} [{len(nets) - 1}:0] {_escaped(port)};")
+            for index, net in enumerate(nets):
+                bit = f"{_escaped(port)}[{index}]"
+                if way == "input":
+                    lines.append(f"  wire n{net} = {bit};")
+                else:
+                    assigned.append((bit, net))
+        inputs = {n for way, nets in module.ports.values() if way == "input" for n in nets}
+        for net in range(FIRST_NET, module.nets):
+            if net not in inputs:
+                lines.append(f"  wire n{net};")
+        for number, gate in enumerate(module.gates.values()):
+            pins = ", ".join(f".{pin}({_net(net)})" for pin, net in gate.pins.items())
+            lines.append(f"  {_escaped(gate.kind)} g{number} ({pins});")
+        for number, instance in enumerate(module.instances):
+            pins = ", ".join(
+                f".{_escaped(port)}({{{', '.join(_net(net) for net in reversed(nets))}}})"
+                for port, nets in instance.nets.items()
+            )
+            lines.append(f"  {_escaped(instance.module)} u{number} ({pins});")
+        lines += [f"  assign {bit} = {_net(net)};" for bit, net in assigned]
+        lines.append("endmodule")
+    return "\n".join(lines) + "\n"
+
+
+def _net(net: int) -> str:
+    return f"n{net}" if net >= FIRST_NET else f"1'b{net}"
+
+
+def _escaped(name: str) -> str:
+    simple = name.isascii() and name.isidentifier()
+    return name if simple else f"\\{name} "
+
+
 # ---------------------------------------------------------------------------------------------
 # Flat arrays.
 
@@ -392,7 +433,9 @@ def compile_module(module: Module, table: ArcTable) -> Compiled:
             if pin.direction == "input":
                 sinks.append((net, pin.capacitance))
             else:
-                drives.append((net, pin.max_capacitance or np.inf, index))
+                # Clocks are ideal: what a clock gate drives is the clock tree's business.
+                limit = np.inf if cell.kind == "gate" else pin.max_capacitance or np.inf
+                drives.append((net, limit, index))
         entry = table.by_cell[gate.kind]
         for name, related, number in entry["comb"]:
             if name in pins and related in pins and pins[related] >= FIRST_NET:

@@ -22,6 +22,8 @@ SCRIPTS = {
     "amap-dc2": "strash; ifraig; scorr; dc2; strash; amap -m -F 3 -A 8",
     # Another mapper, the one of Yosys' own default script.
     "nf": "strash; &get -n; &fraig -x; &put; scorr; dc2; strash; &get -n; &dch -f; &nf; &put",
+    # The same on the structure as it was written.
+    "nf-plain": "strash; &get -n; &dch -f; &nf; &put",
     # Delay-minded: load-driven mapping, then buffers and strengths.
     "map": "strash; ifraig; scorr; dc2; fraig; rewrite; rewrite -z; dch -f; map -a -B 0.9; topo",
     "speed": "strash; ifraig; scorr; dc2; strash; dch -f; map -B 0.9; topo; dnsize",
@@ -68,15 +70,18 @@ def _product(trees: str, carries: str, scripts: str) -> tuple[Recipe, ...]:
 
 
 EFFORTS: dict[str, tuple[Recipe, ...]] = {
-    "fast": _product("flip", "hard ripple", "amap"),
+    "fast": (
+        *_product("hard", "hard select", "nf-plain"),
+        *_product("flip", "hard", "amap"),
+    ),
     "normal": (
-        *_product("flip", "hard ripple select prefix", "amap amap-plain speed"),
-        *_product("hard", "hard ripple", "amap"),
+        *_product("flip hard", "hard ripple select", "amap nf-plain"),
+        *_product("hard", "prefix", "nf-plain speed"),
         *_product("soft", "ripple", "amap"),
     ),
     "high": (
         *_product("flip", " ".join(CARRIES), " ".join(SCRIPTS)),
-        *_product("hard", " ".join(CARRIES), "amap amap-plain nf"),
+        *_product("hard", " ".join(CARRIES), "amap amap-plain nf nf-plain speed"),
         *_product("soft", "ripple select prefix", "amap amap-plain nf speed"),
     ),
 }

@@ -15,7 +15,7 @@ from flows.recipes import Recipe
 from flows.report import SynthReport, Trial
 from flows.sizing import Sized, Workbench
 from flows.sta import Boundary, Tables
-from flows.technology import Technology
+from flows.technology import Technology, write_whole
 from rtl_gen.errors import InputError
 
 FLOW = 1
@@ -48,6 +48,7 @@ def synthesize(
     cache_dir: Path | None = None,
     jobs: int = 2,
     wire_cap_per_fanout: float = 0.0,
+    netlist_file: Path | None = None,
     progress: Progress | None = None,
 ) -> SynthReport:
     """Area by sub-block, cells and critical delay of a design.
@@ -63,6 +64,7 @@ def synthesize(
         cache_dir: what modules map to is kept there, by content.
         jobs: processes at a time.
         wire_cap_per_fanout: fF of wire for every pin that a net reaches.
+        netlist_file: the mapped Verilog is written there; it instantiates the library's cells.
         progress: called with a label, steps done and steps in all.
 
     Raises:
@@ -114,6 +116,8 @@ def synthesize(
     )
 
     modules, timing = sized.modules, sized.timing
+    if netlist_file is not None:
+        write_whole(netlist_file, netlist.verilog(modules, library))
     copies = netlist.counts(modules, top)
     kinds = report.cell_counts(modules, copies)
     full = library.full_adder

@@ -54,6 +54,18 @@ class Activations(Part):
         return (1 << (self.bits - self.signed)) - 1
 
 
+class Pipeline(Part):
+    """Registers besides those of the ports and the accumulators."""
+
+    front: int = Field(0, ge=0, le=1, description="1: a register behind the shared front end")
+    heap: int = Field(0, ge=0, le=4, description="registers through the columns' heaps")
+    placement: Literal["speed", "area"] = Field(
+        "speed",
+        description="heap registers at even times, or the last behind the finished sum, where the "
+        "fewest bits cross",
+    )
+
+
 class GemmSpec(BlockSpec):
     """Fields that every integer GEMM core has."""
 
@@ -62,6 +74,7 @@ class GemmSpec(BlockSpec):
     max_k: int = Field(
         4096, ge=1, le=1 << 20, description="largest K of a job; sizes accumulator and counters"
     )
+    pipeline: Pipeline = Field(default_factory=Pipeline, description="extra registers")
     addend: bool = Field(
         False, description="add a C[M,N] beat to a job's result (a port, and an adder row)"
     )

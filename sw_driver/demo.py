@@ -100,9 +100,11 @@ def demonstrate(spec_file: Path, out: Path) -> Path:
         works = sum(bench.tally.works for bench in verdict.benches)
         vectors = sum(bench.tally.vectors for bench in verdict.benches)
         predicted = sum(bench.tally.predicted for bench in verdict.benches)
+        observed = sum(bench.tally.observed for bench in verdict.benches)
+        hit = len(verdict.points) - len(verdict.missed)
         click.echo(
-            f"      {works:,} jobs, {vectors:,} vectors, coverage {len(verdict.points)} of "
-            f"{len(verdict.points)} points, {predicted:,} cycles predicted and observed"
+            f"      {works:,} jobs, {vectors:,} vectors, coverage {hit} of {len(verdict.points)} "
+            f"points, {predicted:,} cycles predicted, {observed:,} observed"
         )
     synth_file = place / "synth.json"
     with _step(3, "synthesize it, everything included"):
@@ -167,7 +169,7 @@ def summary(core: Core, area: SynthReport, maps: Sequence[MapReport], layer: Run
         rows.append((f"MiniLM layer on RTL, W{bits}", f"{value:.4f}", "cosine to float32"))
     results = sum(item.results for item in layer.runs)
     wrong = sum(item.mismatches for item in layer.runs)
-    rows.append(("results that differ from the reference", f"{wrong} of {results:,}", ""))
+    rows.append(("results that differ from the reference", f"{wrong:,}", f"of {results:,}"))
     return Table(title=f"{core.name}: result", columns=("", "value", "unit"), rows=rows)
 
 

@@ -448,8 +448,9 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
     if not attention_covered(core, bits):
         notes.append(
             f"scores and values are not done by {core.name}: a KV cache of {bits} bits does not "
-            f"fit {core.encoding} weights of up to {core.max_weight_bits} bits; only their memory "
-            "traffic is in the seconds"
+            f"fit {core.encoding} weights of up to {core.max_weight_bits} bits; of their "
+            f"{_attention_macs(workload):,} MACs in {workload.phase} only the memory traffic is in "
+            "the seconds"
         )
     ternary = workload.architecture.ternary
     narrow = [
@@ -462,8 +463,14 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
         notes.append(f"{{−1, 0, +1}} needs 2 bits: the weights of {names} are requantized")
     if ternary and core.encoding == "bipolar":
         notes.append("the model's {−1, 0, +1} are no bipolar codes: its weights are requantized")
-    if not ternary and core.ternary:
+    dense = [
+        item.name for item in workload.operators if isinstance(item, Linear) and not item.ternary
+    ]
+    if core.ternary and not ternary:
         notes.append("the model was not trained ternary: its weights are requantized")
+    elif core.ternary and dense:
+        names = ", ".join(dense)
+        notes.append(f"not trained ternary in this model: the weights of {names} are requantized")
     if workload.experts_touched:
         mlp = next(g.mlp for g in workload.architecture.layer_groups if g.mlp.experts)
         notes.append(
@@ -471,6 +478,10 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
             f"{workload.experts_touched} distinct experts a layer and step"
         )
     return notes
+
+
+def _attention_macs(workload: Workload) -> int:
+    return sum(item.macs for item in workload.operators if isinstance(item, Attention))
 
 
 @dataclass(frozen=True, kw_only=True)

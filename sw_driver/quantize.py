@@ -183,10 +183,22 @@ def quantize_activations(x: np.ndarray, bits: int = 8) -> QuantizedActivations:
     if not 2 <= bits <= 16:
         raise ValueError(f"bits: must lie in [2, 16], got {bits}")
     top = 2 ** (bits - 1) - 1
-    scale = np.abs(x).max(axis=1).astype(np.float32) / np.float32(top)
-    scale[scale == 0] = 1
-    codes = np.clip(np.rint(x / scale[:, None]), -top, top)
-    return QuantizedActivations(codes=codes.astype(np.int16), scale=scale)
+    codes = np.empty(x.shape, dtype=np.int16)
+    scale = np.empty(len(x), dtype=np.float32)
+    rows = max(1, _BLOCK // x.shape[1])
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        values = x[part].astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("x: must be finite")
+        step = _absmax(values[:, None])[:, 0] / np.float32(top)
+        step[step == 0] = 1
+        scale[part] = step
+        values /= step[:, None]
+        np.rint(values, out=values)
+        np.clip(values, -top, top, out=values)
+        codes[part] = values
+    return QuantizedActivations(codes=codes, scale=scale)
 
 
 def reinterpret(codes: np.ndarray, zero: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -251,8 +263,6 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name}: must be a matrix with elements, got shape {array.shape}")
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name}: must hold floating-point numbers, got {array.dtype}")
-    if name == "x" and not np.isfinite(array).all():
-        raise ValueError(f"{name}: must be finite")
     return array
 
 

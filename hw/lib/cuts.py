@@ -60,15 +60,18 @@ class Cuts:
         return value
 
 
-def moments(cuts: int, resolved: float, bits: int) -> tuple[float, ...]:
+def moments(cuts: int, resolved: float, bits: int, placement: str) -> tuple[float, ...]:
     """Moments that split a column evenly.
 
     Args:
         resolved: when the last bit of a step's sum is there.
         bits: bits of that sum, which the accumulation ripples through.
+        placement: ``speed`` or ``area``, see ``hw.gemm.Pipeline``.
     """
     if not cuts:
         return ()
+    if placement == "area":
+        return tuple(resolved * (index + 1) / cuts for index in range(cuts))
     # The accumulation ripples behind the sum, which so may end after the last cut.
     accumulation = ACCUMULATE + ACCUMULATE_BIT * bits
     balanced = (resolved + ACCUMULATE) * cuts / (cuts + 1)

@@ -19,7 +19,7 @@ from importlib import resources
 from pathlib import Path
 
 from hw.streams import Stream
-from rtl_gen.cache import digest, folder
+from rtl_gen.cache import digest, folder, source_digest
 from rtl_gen.errors import ToolError
 from sim import toolchain
 from sim.harness import lanes
@@ -53,7 +53,7 @@ class Effort:
     lanes: bool = False
 
 
-RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O1",), split=20_000, lanes=True)
+RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O0",), split=20_000, lanes=True)
 RUN_SHORT = Effort(name="short", fast=("-O1",), slow=("-O0",), split=0)
 
 
@@ -83,13 +83,11 @@ def build(
             "verilog": verilog,
             "top": top,
             "streams": stream_macros(streams),
-            "harness": _template(),
+            "sources": source_digest("sim.harness"),
             "sharing": repeated_modules(verilog),
-            "form": 3,
             "flags": repr((effort, trace, _VERILATOR_FLAGS, _flags(trace))),
             "tools": toolchain.versions(),
             "machine": _machine() if effort.lanes else "",
-            "lanes": _template("lanes.h") if effort.lanes else "",
         }
     )
 
@@ -234,6 +232,9 @@ def _compile(
     command = [str(toolchain.verilator_binary()), "--cc", "--Mdir", str(work / "obj")]
     command += ["--prefix", "Vmodel", "--top-module", top, *_VERILATOR_FLAGS, *_WARNINGS]
     command += ["--output-split", str(effort.split)]
+    if effort.lanes:
+        # A body in one piece keeps its intermediate values to itself.
+        command += ["--output-split-cfuncs", "10000000"]
     sharing = repeated_modules(verilog)
     if sharing:
         (work / "sharing.vlt").write_text(sharing)
@@ -243,55 +244,41 @@ def _compile(
     toolchain.run([*command, str(source)], "verilator", keep=key)
     objects = work / "obj"
     _settle_once(objects)
-    flags = _flags(trace)
-    targets = _vectors(work, objects, flags) if effort.lanes else []
-    fast: list[Path] = []
-    slow: list[Path] = []
-    for path in sorted(objects.glob("*.cpp")):
-        (slow if "__Slow" in path.name or "__Syms" in path.name else fast).append(path)
     harness = work / "harness.cpp"
     harness.write_text(
         f'#define MODEL_HEADER "Vmodel.h"\n#define MODEL_CLASS Vmodel\n'
         f"{stream_macros(streams)}\n{_template()}"
     )
-    units: list[tuple[Path, tuple[str, ...]]] = []
+    generated = sorted(objects.glob("*.cpp"))
+    slow = [path for path in generated if "__Slow" in path.name or "__Syms" in path.name]
+    fast = [path for path in generated if path not in slow]
     if effort.split == 0:
         # One unit: parsing the headers costs more than a small design's own code.
         whole = work / "whole.cpp"
         whole.write_text("".join(f'#include "{path}"\n' for path in [*fast, *slow, harness]))
-        units.append((whole, effort.fast))
+        slow, fast = [], [whole]
     else:
-        units += [(path, effort.fast) for path in [*fast, harness]]
-        units += [(path, effort.slow) for path in slow]
-    levels = {level[0]: _runtime(level[0], trace) for _, level in units}
+        fast.append(harness)
+    flags = _flags(trace)
+    levels = {level[0]: _runtime(level[0], trace) for level in (effort.fast, effort.slow)}
 
-    def compile_unit(unit: tuple[Path, tuple[str, ...]]) -> str:
-        path, level = unit
+    def compile_unit(path: Path, level: tuple[str, ...]) -> str:
         target = work / f"{path.stem}.o"
         # A precompiled header serves only the flags it was made with: the level is one of them.
         header = levels[level[0]] / "runtime.h"
-        toolchain.run(
-            [
-                cxx,
-                *flags,
-                *level,
-                f"-I{objects}",
-                "-include",
-                str(header),
-                "-c",
-                str(path),
-                "-o",
-                str(target),
-            ],
-            "g++",
-            keep=key,
-        )
+        unit = [f"-I{objects}", "-include", str(header), "-c", str(path), "-o", str(target)]
+        toolchain.run([cxx, *flags, *level, *unit], "g++", keep=key)
         return str(target)
 
-    # The largest first, so that no core is left with it at the end.
-    units.sort(key=lambda unit: -unit[0].stat().st_size)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        targets += pool.map(compile_unit, units)
+        # The vector unit takes longest, and what it says decides on the others' text.
+        vectors = pool.submit(_vectors, work, objects, flags) if effort.lanes else None
+        ordinary = [pool.submit(compile_unit, path, effort.slow) for path in slow]
+        target, spare = vectors.result() if vectors is not None else ([], ())
+        for path in sorted(fast, key=lambda path: -path.stat().st_size):
+            level = effort.slow if path.name.startswith(spare) and spare else effort.fast
+            ordinary.append(pool.submit(compile_unit, path, level))
+        targets = [*target, *(unit.result() for unit in ordinary)]
     runtime = levels[effort.fast[0]]
     link = [cxx, "-shared", "-Wl,-Bsymbolic", "-o", str(work / "model.so"), *targets]
     link += [str(path) for path in sorted(runtime.glob("*.o"))]
@@ -317,11 +304,14 @@ def fold_repeats(verilog: str) -> str:
     return re.sub(r"\{ ([^{}]*, [^{}]*) \}", fold, verilog)
 
 
-def _vectors(work: Path, objects: Path, flags: list[str]) -> list[str]:
-    """The object that computes groups of instances, its callers rewritten; none if there is none."""
+def _vectors(work: Path, objects: Path, flags: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The object that computes groups of instances, and the files whose code it makes spare.
+
+    The callers are rewritten. Nothing is done where there are no such groups.
+    """
     found = lanes.rewrite(objects)
     if found is None:
-        return []
+        return [], ()
     (work / "lanes.h").write_text(_template("lanes.h"))
     unit, target = work / "lanes.cpp", work / "lanes.o"
     unit.write_text(found.source)
@@ -330,10 +320,10 @@ def _vectors(work: Path, objects: Path, flags: list[str]) -> list[str]:
         toolchain.run([*command, "-c", str(unit), "-o", str(target)], "g++", keep="lanes")
     except ToolError:
         # The text does what vectors cannot: the ordinary code stays.
-        return []
+        return [], ()
     for path, text in found.files.items():
         path.write_text(text)
-    return [str(target)]
+    return [str(target)], found.spare
 
 
 def _settle_once(objects: Path) -> None:

@@ -1,15 +1,15 @@
 """Many instances of one module at once, by the vector unit of the machine.
 
 Instances of a large module share one compiled body (``repeated_modules``), which Verilator calls for
-one after another. Here the calls for a group of :data:`LANES` instances become one call of the same
-body on vectors (``lanes.h``). What the text of Verilator's output has to look like for that is
+one after another. Here the calls for a group of :data:`LANES` instances become one call of the
+same body on vectors (``lanes.h``). What the text of Verilator's output has to look like for that is
 checked; where it does not, or does not compile, nothing is replaced.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ LANES = 16
 """``lanes::COUNT`` of ``lanes.h``."""
 
 _CALL = re.compile(r"^ *(\w+)\(\(&vlSymsp->(\w+)\)\);\n", re.M)
+_HEADER = '#include "Vmodel__pch.h"\n'
 _FUNCTION = r"^void {name}\((\w+)\* vlSelf\) \{{\n(.*?)^\}}"
 
 
@@ -27,10 +28,12 @@ class Rewrite:
     Attributes:
         source: text of the unit.
         files: new text of the files that hold the calls.
+        spare: beginnings of the names of files whose ordinary code is called no more.
     """
 
     source: str
     files: Mapping[Path, str]
+    spare: tuple[str, ...]
 
 
 def rewrite(objects: Path) -> Rewrite | None:
@@ -43,52 +46,79 @@ def rewrite(objects: Path) -> Rewrite | None:
     groups: dict[str, list[str]] = {}
     files = {}
     for path, text in texts.items():
-        found, changed = _calls(text, groups)
-        if found:
+        changed = _calls(text, groups)
+        if changed != text:
             files[path] = changed
     if not groups:
         return None
-    parts = [_vector_function(name, groups[name], texts) for name in groups]
-    known = [part for part in parts if part is not None]
-    if len(known) != len(parts):
-        return None
-    header = '#include "Vmodel__pch.h"\n#include "lanes.h"\n'
-    return Rewrite(source=header + "\n".join(known), files=files)
-
-
-def _calls(text: str, groups: dict[str, list[str]]) -> tuple[bool, str]:
-    """The text with runs of calls of one function replaced by one; ``groups`` gets their objects."""
-    pieces = []
-    declared = []
-    position = 0
-    calls = list(_CALL.finditer(text))
-    start = 0
-    while start < len(calls):
-        stop = start + 1
-        while (
-            stop < len(calls)
-            and calls[stop].group(1) == calls[start].group(1)
-            and calls[stop].start() == calls[stop - 1].end()
-        ):
-            stop += 1
-        name = calls[start].group(1)
-        # A function that is called in two places keeps its ordinary form in the second.
-        if stop - start >= LANES and name not in groups:
-            groups[name] = [call.group(2) for call in calls[start:stop]]
-            pieces.append(text[position : calls[start].start()])
-            pieces.append(f"    {name}__lanes(vlSymsp);\n")
-            position = calls[stop - 1].end()
-            declared.append(f"void {name}__lanes(Vmodel__Syms* vlSymsp);\n")
-        start = stop
-    if not declared:
-        return False, text
-    changed = "".join([*pieces, text[position:]])
-    return True, changed.replace(
-        '#include "Vmodel__pch.h"\n', '#include "Vmodel__pch.h"\n' + "".join(declared), 1
+    parts = []
+    spare = set()
+    for name, instances in groups.items():
+        found = _vector_function(name, instances, texts)
+        if found is None:
+            return None
+        module, part = found
+        parts.append(part)
+        if len(instances) % LANES == 0:
+            spare.add(f"{module}__")
+    return Rewrite(
+        source=_HEADER + '#include "lanes.h"\n' + "\n".join(parts),
+        files=files,
+        spare=tuple(sorted(spare)),
     )
 
 
-def _vector_function(name: str, instances: list[str], texts: Mapping[Path, str]) -> str | None:
+def _calls(text: str, groups: dict[str, list[str]]) -> str:
+    """The text with blocks of calls replaced; ``groups`` gets each function's objects.
+
+    A block is ``f(c0); g(c0); f(c1); g(c1); …`` (a long body is cut in several functions) or the
+    same by function. As instances do not touch one another (:func:`_vector_function` checks), it
+    may be computed function by function.
+    """
+    pieces = []
+    declared = []
+    position = 0
+    for block in _blocks(list(_CALL.finditer(text))):
+        lists: dict[str, list[str]] = {}
+        for call in block:
+            lists.setdefault(call.group(1), []).append(call.group(2))
+        first = next(iter(lists.values()))
+        regular = all(sorted(item) == sorted(first) for item in lists.values())
+        # A function that is called in two places keeps its ordinary form in the second.
+        if (
+            len(set(first)) != len(first)
+            or len(first) < LANES
+            or not regular
+            or lists.keys() & groups
+        ):
+            continue
+        groups.update(lists)
+        pieces.append(text[position : block[0].start()])
+        pieces += [f"    {name}__lanes(vlSymsp);\n" for name in lists]
+        declared += [f"void {name}__lanes(Vmodel__Syms* vlSymsp);\n" for name in lists]
+        position = block[-1].end()
+    if not declared:
+        return text
+    changed = "".join([*pieces, text[position:]])
+    return changed.replace(_HEADER, _HEADER + "".join(declared), 1)
+
+
+def _blocks(calls: list[re.Match[str]]) -> Iterator[list[re.Match[str]]]:
+    """Runs of calls that follow one another without anything between."""
+    block: list[re.Match[str]] = []
+    for call in calls:
+        if block and call.start() != block[-1].end():
+            yield block
+            block = []
+        block.append(call)
+    if block:
+        yield block
+
+
+def _vector_function(
+    name: str, instances: list[str], texts: Mapping[Path, str]
+) -> tuple[str, str] | None:
+    """The module and the vector form of one of its functions; None if it can have none."""
     match = None
     for text in texts.values():
         match = re.search(_FUNCTION.format(name=name), text, re.M | re.S)
@@ -97,17 +127,20 @@ def _vector_function(name: str, instances: list[str], texts: Mapping[Path, str])
     if match is None:
         return None
     module, body = match.groups()
-    body = re.sub(r"^ *(VL_DEBUG_IF|Vmodel__Syms\* const|auto& vlSelfRef).*;\n", "", body, flags=re.M)
-    # An instance may read what lies outside, but only its own members may be written in a group.
-    if re.search(r"\bvlSymsp->[\w.]+(\[[^]]*\])? *=[^=]", body) or re.search(r"\bvlSelf\b", body):
+    body = re.sub(
+        r"^ *(VL_DEBUG_IF|Vmodel__Syms\* const|auto& vlSelfRef).*;\n", "", body, flags=re.M
+    )
+    # An instance may read what lies outside, but not another instance, and write only to itself.
+    outside = set(re.findall(r"\bvlSymsp->(\w+)", body))
+    writes = re.search(r"\bvlSymsp->[\w.]+(\[[^]]*\])? *=[^=]", body)
+    if writes or outside & set(instances) or re.search(r"\bvlSelf\b", body):
         return None
     # What all instances share stays a plain number.
     body = body.replace("(IData)(vlSymsp->", "(uint32_t)(vlSymsp->")
     members = sorted(set(re.findall(r"\bvlSelfRef\.(\w+)", body)))
     written = sorted(set(re.findall(r"\bvlSelfRef\.(\w+)(?:\[[^]]*\])? *=[^=]", body)))
     fields = "".join(
-        f"    lanes::Form<decltype({module}::{member})>::type {member};\n"
-        for member in members
+        f"    lanes::Form<decltype({module}::{member})>::type {member};\n" for member in members
     )
     gathers = "".join(
         f"    lanes::gather(vlSelfRef.{member}, at, &{module}::{member});\n" for member in members
@@ -118,7 +151,9 @@ def _vector_function(name: str, instances: list[str], texts: Mapping[Path, str])
     whole = len(instances) - len(instances) % LANES
     pointers = ", ".join(f"&vlSymsp->{item}" for item in instances[:whole])
     rest = "".join(f"    {name}(&vlSymsp->{item});\n" for item in instances[whole:])
-    return f"""
+    return (
+        module,
+        f"""
 void {name}({module}* vlSelf);
 namespace {{
 struct {name}_members {{
@@ -135,4 +170,5 @@ void {name}__lanes(Vmodel__Syms* vlSymsp) {{
     {module}* const all[] = {{{pointers}}};
     for (int i = 0; i < {whole}; i += lanes::COUNT) {name}_group(all + i, vlSymsp);
 {rest}}}
-"""
+""",
+    )

@@ -163,7 +163,8 @@ def test_ternary_core_leaves_attention_off() -> None:
         assert item.memory_seconds > 0
         assert item.seconds == item.memory_seconds
     assert mapping.uncovered_macs == row(mapping, "scores").macs + row(mapping, "values").macs
-    assert any("scores and values are not done by c" in note for note in mapping.notes)
+    (note,) = [note for note in mapping.notes if "scores and values are not done by c" in note]
+    assert f"of their {mapping.uncovered_macs:,} MACs in decode only the memory" in note
 
 
 def test_a_cache_that_is_too_wide_is_left_off() -> None:
@@ -230,6 +231,7 @@ def test_requantization_is_noted() -> None:
 
     assert "was not trained ternary" in notes("llama-2-7b", ternary_core())
     assert "was not trained ternary" not in notes("bitnet-b1.58-3b", ternary_core())
+    assert "the weights of lm_head are requantized" in notes("bitnet-b1.58-3b", ternary_core())
     assert "needs 2 bits" in notes("bitnet-b1.58-3b", core(), Choices(weight_bits=1))
     bipolar = core(weights={"encoding": "bipolar", "max_bits": 4})
     assert "no bipolar codes" in notes("bitnet-b1.58-3b", bipolar)

@@ -84,7 +84,9 @@ class Column(wiring.Component):
             scratch = Module()
             trial, _ = self._step(scratch, Cuts(scratch), 0, held)
             Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            when = moments(spec.pipeline.heap, max(bit.time for bit in trial), len(trial))
+            pipeline = spec.pipeline
+            resolved = max(bit.time for bit in trial)
+            when = moments(pipeline.heap, resolved, len(trial), pipeline.placement)
             cuts = Cuts(m, when, self.cut_en)
         results = []
         for row in range(spec.tile.m):

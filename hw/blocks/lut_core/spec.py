@@ -40,13 +40,6 @@ class Table(Part):
     )
 
 
-class LutPipeline(Part):
-    """Registers besides those of the ports and the accumulators."""
-
-    front: int = Field(0, ge=0, le=1, description="1: a register after the table generator")
-    heap: int = Field(0, ge=0, le=4, description="registers through the carry-save heap")
-
-
 class LutCoreSpec(GemmSpec):
     """LUT tensor core: sums of activations looked up by weight bits (arXiv 2408.06003)."""
 
@@ -56,7 +49,6 @@ class LutCoreSpec(GemmSpec):
     planes: Literal["serial", "parallel"] | int = Field(
         "serial", description="weight planes a cycle: one, all of max_bits, or a number"
     )
-    pipeline: LutPipeline = Field(default_factory=LutPipeline, description="extra registers")
 
     @property
     def weight_encoding(self) -> Encoding:

@@ -22,19 +22,11 @@ class MacWeights(Part):
     bits: int = Field(8, ge=1, le=16, description="1 to 8, or 16; ignored for ternary")
 
 
-class MacPipeline(Part):
-    """Registers besides those of the ports and the accumulators."""
-
-    front: int = Field(0, ge=0, le=1, description="1: a register after the shared front end")
-    heap: int = Field(0, ge=0, le=4, description="registers through the carry-save heap")
-
-
 class MacCoreSpec(GemmSpec):
     """Multiplier array: Booth partial products, one carry-save heap and one adder an output."""
 
     block: Literal["mac_core"] = "mac_core"
     weights: MacWeights = Field(default_factory=MacWeights, description="format of W")
-    pipeline: MacPipeline = Field(default_factory=MacPipeline, description="extra registers")
 
     @property
     def weight_encoding(self) -> Encoding:

@@ -166,7 +166,9 @@ def fpga(verilog: Path | str | Sequence[Path | str], top: str, target: str = "ec
                 ["cells.json"],
                 folder=folder,
             )
-            notes.append(f"mapped with {family.without_abc9}: the default flow failed, {error.words}")
+            notes.append(
+                f"mapped with {family.without_abc9}: the default flow failed, {error.words}"
+            )
         data = json.loads((folder / "cells.json").read_text())
     modules = {
         key.lstrip("\\"): Counter(

@@ -53,15 +53,25 @@ def _simple(
 ) -> Gate:
     inputs = sorted({c for c in function if c.isalpha()})
     return Gate(
-        name, pairs or len(inputs), pairs or len(inputs), dict.fromkeys(inputs, effort),
-        {"Y": (function, parasitic)}, -1,
+        name,
+        pairs or len(inputs),
+        pairs or len(inputs),
+        dict.fromkeys(inputs, effort),
+        {"Y": (function, parasitic)},
+        -1,
     )
 
 
 def _buffered(name: str, function: str, effort: float, parasitic: float, first: int) -> Gate:
     inputs = sorted({c for c in function if c.isalpha()})
     return Gate(
-        name, first + 1, 1, dict.fromkeys(inputs, effort), {"Y": (function, parasitic)}, 1, (1, 2, 4)
+        name,
+        first + 1,
+        1,
+        dict.fromkeys(inputs, effort),
+        {"Y": (function, parasitic)},
+        1,
+        (1, 2, 4),
     )
 
 
@@ -92,16 +102,17 @@ GATES = (
     _simple("OAI222", "!((A|B)&(C|D)&(E|F))", 7 / 3, 6.0),
     Gate("XOR2", 5, 3, {"A": 3.0, "B": 3.0}, {"Y": ("A^B", 5.0)}, 0, (1, 2)),
     Gate("XNOR2", 5, 3, {"A": 3.0, "B": 3.0}, {"Y": ("!(A^B)", 5.0)}, 0, (1, 2)),
-    Gate(
-        "MUX2", 6, 1, {"A": 2.0, "B": 2.0, "S": 3.0}, {"Y": ("(A&!S)|(B&S)", 6.0)}, 0, (1, 2)
-    ),
-    Gate(
-        "HA", 8, 2, {"A": 4.0, "B": 4.0}, {"S": ("A^B", 6.0), "CO": ("A&B", 5.0)}, 0, (1,)
-    ),
+    Gate("MUX2", 6, 1, {"A": 2.0, "B": 2.0, "S": 3.0}, {"Y": ("(A&!S)|(B&S)", 6.0)}, 0, (1, 2)),
+    Gate("HA", 8, 2, {"A": 4.0, "B": 4.0}, {"S": ("A^B", 6.0), "CO": ("A&B", 5.0)}, 0, (1,)),
     # The mirror adder with its two output inverters; the carry is early, the sum waits for it.
     Gate(
-        "FA", 14, 2, {"A": 4.0, "B": 4.0, "CI": 3.0},
-        {"S": ("A^B^CI", 17.0), "CO": ("(A&B)|(CI&(A|B))", 9.0)}, 0, (1, 2),
+        "FA",
+        14,
+        2,
+        {"A": 4.0, "B": 4.0, "CI": 3.0},
+        {"S": ("A^B^CI", 17.0), "CO": ("(A&B)|(CI&(A|B))", 9.0)},
+        0,
+        (1, 2),
     ),
 )
 
@@ -129,8 +140,8 @@ def _list(values: tuple[float, ...]) -> str:
 
 def _table(kind: str, parasitic: float, strength: int) -> str:
     row = ",".join(
-        f"{TAU_NS * (parasitic + load / (strength * UNIT_FF)):.6g}" for load in
-        (strength * item for item in _LOADS)
+        f"{TAU_NS * (parasitic + load / (strength * UNIT_FF)):.6g}"
+        for load in (strength * item for item in _LOADS)
     )
     loads = ",".join(f"{strength * item:g}" for item in _LOADS)
     return f'        {kind}(delay) {{ index_2("{loads}"); values("{row}", "{row}", "{row}"); }}'

@@ -57,7 +57,13 @@ _SKIPPED = {
 }
 _BRACES = re.compile(r"[{}]")
 # Cells for power domains and level shifting are no logic to map to, whatever function they state.
-_SPECIAL = ("always_on", "is_isolation_cell", "is_level_shifter", "retention_cell", "switch_cell_type")
+_SPECIAL = (
+    "always_on",
+    "is_isolation_cell",
+    "is_level_shifter",
+    "retention_cell",
+    "switch_cell_type",
+)
 _TIME_UNITS = {"1ns": 1.0, "100ps": 0.1, "10ps": 0.01, "1ps": 0.001}
 
 
@@ -221,7 +227,11 @@ class Cell:
                 tuple(sorted((pin.name, pin.function.strip("() ")) for pin in self.outputs)),
             )
         )
-        return self.kind, tuple(sorted((p.name, p.direction) for p in self.pins.values())), functions
+        return (
+            self.kind,
+            tuple(sorted((p.name, p.direction) for p in self.pins.values())),
+            functions,
+        )
 
 
 class Adder(NamedTuple):
@@ -294,9 +304,7 @@ class Library:
     @cached_property
     def flip_flop(self) -> Cell | None:
         """The smallest plain D flip-flop of the rising edge."""
-        found = [
-            c for c in self.cells.values() if c.kind == "ff" and "!" not in c.clocked_on
-        ]
+        found = [c for c in self.cells.values() if c.kind == "ff" and "!" not in c.clocked_on]
         return min(found, key=lambda cell: (cell.area, cell.name), default=None)
 
     @cached_property
@@ -452,8 +460,10 @@ def parse(text: str, path: str | Path) -> Library:
     }
     lacking = [role for role, found in needs.items() if found is None]
     if lacking:
-        raise LibertyError(path, f"the library must hold a cell of each needed function, "
-                           f"it lacks: {', '.join(lacking)}")
+        raise LibertyError(
+            path,
+            f"the library must hold a cell of each needed function, it lacks: {', '.join(lacking)}",
+        )
     return library
 
 
@@ -592,7 +602,7 @@ def _cell(
         pins[pin.name] = pin
     cell = Cell(group.args, float(group.values["area"]), "comb", pins)
     cell.gate = group.values.get("clock_gating_integrated_cell", "")
-    if tristate or group.all("latch") and not cell.gate or group.all("bus") or group.all("bundle"):
+    if tristate or (group.all("latch") and not cell.gate) or group.all("bus") or group.all("bundle"):
         return None
     ff = group.all("ff")
     if cell.gate:
@@ -650,14 +660,14 @@ def _arcs(item: _Group, templates: _Templates, time: float, scale: float) -> lis
             found.setdefault((related, kind, sense), []).append(timing)
 
     def merged(groups: Sequence[_Group], name: str) -> Table | None:
-        return _merge(
-            _table(next(iter(g.all(name)), None), templates, time, scale) for g in groups
-        )
+        return _merge(_table(next(iter(g.all(name)), None), templates, time, scale) for g in groups)
 
     arcs = []
     for (related, kind, sense), groups in found.items():
-        names = ("rise_constraint", "fall_constraint") if kind == "setup" else (
-            "cell_rise", "cell_fall"
+        names = (
+            ("rise_constraint", "fall_constraint")
+            if kind == "setup"
+            else ("cell_rise", "cell_fall")
         )
         arcs.append(
             Arc(

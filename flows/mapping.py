@@ -123,8 +123,11 @@ def elaborate(
             yosys.run(
                 [
                     "read_rtlil whole.il",
-                    *(f"setattr -mod -set keep_hierarchy 1 {_escaped(item)}"
-                      for item in data if item not in tiny),
+                    *(
+                        f"setattr -mod -set keep_hierarchy 1 {_escaped(item)}"
+                        for item in data
+                        if item not in tiny
+                    ),
                     "flatten",
                     "opt -fast",
                     "write_json sizes.json",
@@ -180,8 +183,13 @@ def _state_cells(library: Library) -> str:
                 cell.kind,
                 {
                     pin.name: liberty.Pin(
-                        pin.name, pin.direction, pin.capacitance, pin.max_capacitance,
-                        pin.function, pin.clock, pin.gate_role,
+                        pin.name,
+                        pin.direction,
+                        pin.capacitance,
+                        pin.max_capacitance,
+                        pin.function,
+                        pin.clock,
+                        pin.gate_role,
                     )
                     for pin in cell.pins.values()
                 },
@@ -249,9 +257,7 @@ def _divided(rtlil: str) -> dict[str, str]:
     """The text of every module, without source locations and counters."""
     text = re.sub(r"^\s*attribute \\src .*\n", "", rtlil, flags=re.M)
     found = {}
-    for match in re.finditer(
-        r"^(?:attribute [^\n]*\n)*module (\S+)\n.*?^end\n", text, re.M | re.S
-    ):
+    for match in re.finditer(r"^(?:attribute [^\n]*\n)*module (\S+)\n.*?^end\n", text, re.M | re.S):
         found[match.group(1).lstrip("\\")] = match.group(0)
     return found
 

@@ -151,9 +151,7 @@ def clean(module: Module, library: Library) -> None:
 
 def _is(library: Library, kind: str, truth: int) -> bool:
     cell = library.cells[kind]
-    return (
-        cell.kind == "comb" and len(cell.inputs) == 1 and list(cell.truths.values()) == [truth]
-    )
+    return cell.kind == "comb" and len(cell.inputs) == 1 and list(cell.truths.values()) == [truth]
 
 
 def _ends(library: Library, gate: Gate) -> tuple[int, int]:

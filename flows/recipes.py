@@ -96,7 +96,9 @@ def final_adders(full: Adder | None, tree: str) -> str:
         body = inverted = plain_sum + " " + plain_carry
     else:
         (a, b, c) = full.inputs
-        body = f"{full.cell.name} cell (.{a}(a), .{b}(b), .{c}(c), .{full.sum}(s), .{full.carry}(co));"
+        body = (
+            f"{full.cell.name} cell (.{a}(a), .{b}(b), .{c}(c), .{full.sum}(s), .{full.carry}(co));"
+        )
         inverted = (
             f"wire si, ki; {full.cell.name} cell (.{a}(~a), .{b}(~b), .{c}(~c), "
             f".{full.sum}(si), .{full.carry}(ki)); assign s = ~si; assign co = ~ki;"

@@ -157,9 +157,7 @@ class SynthReport:
         return self.table()
 
 
-def blocks(
-    modules: Mapping[str, Module], top: str, library: Library
-) -> tuple[BlockArea, ...]:
+def blocks(modules: Mapping[str, Module], top: str, library: Library) -> tuple[BlockArea, ...]:
     """Areas by place in the hierarchy, a row for all copies of a module in a place."""
     rows: list[BlockArea] = []
 

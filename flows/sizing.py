@@ -169,7 +169,9 @@ def repair_loads(bench: Workbench, rounds: int = 12) -> None:
         for net in heavy[np.argsort(-timing.load[heavy])]:
             place, gate, kind = bench.flat.gate(int(timing.driver[net]))
             module = bench.modules[place.module]
-            pin, local = _output(bench.library, module.gates[gate], int(net), bench, place.module, gate)
+            pin, local = _output(
+                bench.library, module.gates[gate], int(net), bench, place.module, gate
+            )
             if (place.module, local) in done:
                 continue
             done.add((place.module, local))
@@ -221,9 +223,7 @@ def _plan_buffers(bench: Workbench, load: float) -> tuple[float, Cell | None]:
     return best
 
 
-def _split(
-    bench: Workbench, path: str, name: str, net: int, buffer: Cell, load: float
-) -> None:
+def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load: float) -> None:
     """Put a net's sinks behind buffers of one kind, each within its largest capacitance.
 
     If most of the load lies above the driver's module, the buffers go there.
@@ -276,9 +276,7 @@ def _split(
                 next(i for i in module.instances if i.name == owner).nets[pin][at] = behind
 
 
-def _sinks(
-    bench: Workbench, module: Module, net: int
-) -> list[tuple[float, tuple[str, str, int]]]:
+def _sinks(bench: Workbench, module: Module, net: int) -> list[tuple[float, tuple[str, str, int]]]:
     """fF and place of every sink of a net in a module: (gate, pin, −1) or (instance, port, bit)."""
     library = bench.library
     wire = bench.boundary.wire_cap
@@ -503,7 +501,13 @@ def _stage(bench: Workbench, node: int) -> _Stage | None:
         slew = float(timing.slew[timing.arc_source[number]])
     cell = bench.library.cells[kind]
     return _Stage(
-        place.module, gate, cell, pin, cell.pins[pin].arcs[index], node & 1, slew,
+        place.module,
+        gate,
+        cell,
+        pin,
+        cell.pins[pin].arcs[index],
+        node & 1,
+        slew,
         float(timing.load[node >> 1]),
     )
 
@@ -529,8 +533,7 @@ def _options(
         gain = delay - faster.at(now.slew, now.load)
         if previous is not None and now.arc.related in other.pins:
             more = (
-                other.pins[now.arc.related].capacitance
-                - now.cell.pins[now.arc.related].capacitance
+                other.pins[now.arc.related].capacitance - now.cell.pins[now.arc.related].capacitance
             )
             if previous.load + more > (
                 previous.cell.pins[previous.pin].max_capacitance or math.inf
@@ -672,9 +675,7 @@ def _smaller(bench: Workbench, limit: float, refused: set[tuple[str, str]]) -> l
             number = place.first_gate + index
             if len(options) < 2 or cell.kind == "gate" or key in refused or number not in room:
                 continue
-            smaller = [
-                o for o in options if o.area < cell.area - 1e-9 and o.limit >= load[number]
-            ]
+            smaller = [o for o in options if o.area < cell.area - 1e-9 and o.limit >= load[number]]
             if not smaller:
                 continue
             spare = room[number]

@@ -211,7 +211,8 @@ def _levels(flat: Flat) -> np.ndarray:
         stuck = np.flatnonzero((pending > 0)[flat.arc_to] & (pending > 0)[flat.arc_from])
         place, name, kind = flat.gate(int(flat.arc_gate[stuck[0]]))
         raise FlowError(
-            "sta", f"a combinational loop passes through {place.path or place.module}/{name} ({kind})"
+            "sta",
+            f"a combinational loop passes through {place.path or place.module}/{name} ({kind})",
         )
     return level
 
@@ -255,7 +256,9 @@ def analyse(flat: Flat, tables: Tables, boundary: Boundary | None = None) -> Tim
         worst[nodes] = -2 - has
         table = tables.start_slew[flat.start_kind[has], edge]
         slew[nodes] = np.where(
-            table >= 0, tables.at(table, clock, tables.place_loads(table, load[nodes >> 1])), edge_slew
+            table >= 0,
+            tables.at(table, clock, tables.place_loads(table, load[nodes >> 1])),
+            edge_slew,
         )
 
     arcs = _edge_arcs(flat, tables, _levels(flat))
@@ -333,9 +336,7 @@ def analyse(flat: Flat, tables: Tables, boundary: Boundary | None = None) -> Tim
 
 def _edge_arcs(
     flat: Flat, tables: Tables, level: np.ndarray
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]
-]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[tuple[int, int]]]:
     """Arcs between nodes, by level of the target and then by target."""
     pieces = []
     for edge in (RISE, FALL):
@@ -355,14 +356,14 @@ def _edge_arcs(
                     index,
                 )
             )
-    source, target, delay, slews, index = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    source, target, delay, slews, index = (
+        np.concatenate(column) for column in zip(*pieces, strict=True)
+    )
     depth = level[target >> 1]
     order = np.lexsort((target, depth))
     depth = depth[order]
     cuts = np.flatnonzero(np.r_[True, depth[1:] != depth[:-1]]) if len(depth) else np.zeros(0, int)
-    bounds = [
-        (int(low), int(high)) for low, high in itertools.pairwise([*cuts, len(depth)])
-    ]
+    bounds = [(int(low), int(high)) for low, high in itertools.pairwise([*cuts, len(depth)])]
     return source[order], target[order], delay[order], slews[order], index[order], bounds
 
 

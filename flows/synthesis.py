@@ -107,13 +107,10 @@ def synthesize(
     )
     tables = Tables(library)
     candidates = {
-        name: _candidates(name, found, mapped, library, tables)
-        for name, found in mapped.items()
+        name: _candidates(name, found, mapped, library, tables) for name, found in mapped.items()
     }
     boundary = Boundary(wire_cap=wire_cap_per_fanout)
-    picked, sized = _choose(
-        candidates, top, tables, boundary, clock_ns, objective, _TRIALS[effort]
-    )
+    picked, sized = _choose(candidates, top, tables, boundary, clock_ns, objective, _TRIALS[effort])
 
     modules, timing = sized.modules, sized.timing
     if netlist_file is not None:
@@ -236,9 +233,7 @@ def _choose(
         choice: Mapping[str, Candidate], area_limit: float = float("inf")
     ) -> tuple[tuple[float, float], Workbench, Sized]:
         bench = _bench(choice, top, tables, boundary)
-        sized = sizing.repair(
-            bench, clock_ns=clock_ns, objective=objective, area_limit=area_limit
-        )
+        sized = sizing.repair(bench, clock_ns=clock_ns, objective=objective, area_limit=area_limit)
         delay = sized.timing.delay
         if objective == "density" and clock_ns is None:
             return (0.0, sized.area * delay), bench, sized

@@ -57,7 +57,7 @@ def verify(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Hold the emitted Verilog against its golden model and its cycle count.
+    """Hold the Verilog against its golden model and cycles.
 
     Lint with the shipped waivers, a cocotb bench under Verilator, and a larger set of vectors
     through a compiled model. A failure names the first element that differs, its inputs and its

@@ -40,7 +40,7 @@ def test_a_crash_of_abc9_is_gone_around_and_noted(
 ) -> None:
     run = yosys.run
 
-    def crashing(commands, outputs, **options):  # noqa: ANN001, ANN003, ANN202
+    def crashing(commands, outputs, **options):
         commands = list(commands)
         if any(line.startswith("synth_") and "-noabc9" not in line for line in commands):
             raise FlowError("yosys", "killed by signal 11")

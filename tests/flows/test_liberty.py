@@ -85,7 +85,10 @@ def test_full_adder_is_found_by_function_whatever_its_pins_are_called() -> None:
     found = library(INVERTER, NAND, FLOP, adder).full_adder
     assert found is not None
     assert (found.cell.name, found.inputs, found.sum, found.carry) == (
-        "XX9", ["P", "Q", "R"], "Z2", "Z1",
+        "XX9",
+        ["P", "Q", "R"],
+        "Z2",
+        "Z1",
     )
     assert found.cell.alike == [["P", "Q", "R"]]
     assert library(INVERTER, NAND, FLOP).full_adder is None
@@ -116,7 +119,11 @@ def test_files_that_are_no_library_are_refused(tmp_path: Path) -> None:
         ("text.lib", b"module m; endmodule", "has no library group"),
         ("short.lib", (HEAD + INVERTER).encode()[:-30], "ends inside the group"),
         ("torn.lib.gz", gzip.compress(HEAD.encode())[:-9], "cannot be read"),
-        ("number.lib", (HEAD + INVERTER.replace("area : 1", "area : x") + "}").encode(), "malformed"),
+        (
+            "number.lib",
+            (HEAD + INVERTER.replace("area : 1", "area : x") + "}").encode(),
+            "malformed",
+        ),
     ):
         file = tmp_path / name
         file.write_bytes(content)

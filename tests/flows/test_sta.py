@@ -112,7 +112,9 @@ def test_rise_and_fall_are_apart() -> None:
         [],
         5,
     )
-    flat = netlist.flatten({"top": module}, "top", {"top": netlist.compile_module(module, tables.arcs)})
+    flat = netlist.flatten(
+        {"top": module}, "top", {"top": netlist.compile_module(module, tables.arcs)}
+    )
     timing = sta.analyse(flat, tables, sta.Boundary(output_load=5.0))
     rising = TAU * (1 + 1) + TAU * 3 * (1 + 5)
     falling = TAU * 3 * (1 + 1) + TAU * (1 + 5)
@@ -177,7 +179,7 @@ def test_a_loop_is_named() -> None:
         timed(module)
 
 
-def test_interpolation_equals_the_table(liberty_file) -> None:  # noqa: ANN001
+def test_interpolation_equals_the_table(liberty_file) -> None:
     library = Technology.liberty(liberty_file).library()
     tables = sta.Tables(library)
     random = np.random.default_rng(1)

@@ -157,7 +157,11 @@ def test_repair_keeps_the_function_and_the_checker_notices(columns: Path, tmp_pa
     out = tmp_path / "mapped.v"
     relaxed = synthesize(columns, "columns", effort="fast")
     report = synthesize(
-        columns, "columns", effort="fast", netlist_file=out, clock_ns=relaxed.delay_ns * 0.85,
+        columns,
+        "columns",
+        effort="fast",
+        netlist_file=out,
+        clock_ns=relaxed.delay_ns * 0.85,
         wire_cap_per_fanout=6.0,
     )
     assert report.buffers + report.area > relaxed.area
@@ -201,14 +205,17 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-FA = "module rtlgen_fa #(parameter WIDTH = 1) (input [WIDTH-1:0] a, b, c, output [WIDTH-1:0] s, co);\n" \
-     "assign s = a ^ b ^ c; assign co = (a & b) | (c & (a ^ b)); endmodule\n"
+FA = (
+    "module rtlgen_fa #(parameter WIDTH = 1) (input [WIDTH-1:0] a, b, c, output [WIDTH-1:0] s, co);\n"
+    "assign s = a ^ b ^ c; assign co = (a & b) | (c & (a ^ b)); endmodule\n"
+)
 
 
 def test_full_adders_with_constants_or_dead_outputs_are_less(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        FA + """
+        FA
+        + """
 module top (input [3:0] a, b, c, output [3:0] s, output [2:0] co);
   wire last;
   rtlgen_fa #(.WIDTH(4)) u (.a(a), .b({1'b0, b[2:0]}), .c({c[3:1], 1'b1}), .s(s), .co({last, co}));
@@ -303,9 +310,7 @@ def test_multiplications_try_booth(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_failing_tool_is_named_with_its_last_words(
-    text: str, words: str, tmp_path: Path
-) -> None:
+def test_a_failing_tool_is_named_with_its_last_words(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(FlowError, match=words) as caught:
         synthesize(write(tmp_path, text), "top", effort="fast")
     assert caught.value.exit_status == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.block import block
+from hw.block import block, blocks
 from hw.spec import BlockSpec
 from rtl_gen.errors import InputError, SpecFileError
 from rtl_gen.specfile import MAX_BYTES, load_spec, read_spec
@@ -95,10 +95,10 @@ def test_missing_fields_point_at_their_mapping() -> None:
 
 def test_unknown_block_names_those_there_are() -> None:
     assert errors("block: lutcore\nname: a\n") == [
-        "s.yaml:1:8: block: must be one of lut_core, mac_core, got 'lutcore'"
+        f"s.yaml:1:8: block: must be one of {', '.join(blocks())}, got 'lutcore'"
     ]
     assert errors("block: [a]\n") == [
-        "s.yaml:1:8: block: must be one of lut_core, mac_core, got a list"
+        f"s.yaml:1:8: block: must be one of {', '.join(blocks())}, got a list"
     ]
 
 

@@ -8,6 +8,7 @@ another wants its polarity. The choice of least cost is a minimum cut, exact for
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
@@ -49,16 +50,15 @@ def plan(module: Mapping[str, Any], *, flip: bool, both_outputs: bool) -> dict[s
                 else:
                     driver[bit] = ("", "input")
 
-    def bit_of(name: str, pin: str) -> int | str:
-        bits = module["cells"][name]["connections"].get(pin) or ["x"]
-        found: int | str = bits[0]
-        return found
+    def bit_of(name: str, pin: str) -> int:
+        bit = (module["cells"][name]["connections"].get(pin) or ["x"])[0]
+        return bit if isinstance(bit, int) else -1  # a constant: no one drives or reads net −1
 
     adders = [name for name, kind in kinds.items() if kind == "rtlgen_fa1"]
     planned: dict[str, list[str]] = defaultdict(list)
     whole = []
     for name in adders:
-        used = {pin: bool(readers.get(bit_of(name, pin))) for pin in ("s", "co")}  # type: ignore[call-overload]
+        used = {pin: bool(readers.get(bit_of(name, pin))) for pin in ("s", "co")}
         if used["s"] and used["co"]:
             whole.append(name)
         else:
@@ -152,7 +152,7 @@ def _least_cut(
         path = [sink]
         while path[-1] != source:
             path.append(parent[path[-1]])
-        steps = [(b, a) for a, b in zip(path, path[1:], strict=False)]
+        steps = [(b, a) for a, b in itertools.pairwise(path)]
         flow = min(capacity[a][b] for a, b in steps)
         for a, b in steps:
             capacity[a][b] -= flow

@@ -278,7 +278,8 @@ class Library:
     @cached_property
     def inverter(self) -> Cell:
         found = self.find(1, 0b01)
-        assert found is not None  # `parse` refuses a library without one
+        if found is None:  # `parse` refuses such a library
+            raise LibertyError(self.path, "must hold an inverter")
         return found
 
     @cached_property
@@ -407,19 +408,19 @@ class _Expression:
         return left
 
     def _unary(self) -> int:
-        token = self.tokens[self.at]
+        symbol = self.tokens[self.at]
         self.at += 1
-        if token == "!":
+        if symbol == "!":
             return self.ones ^ self._unary()
-        if token == "(":
+        if symbol == "(":
             result = self._or()
             if self.tokens[self.at] != ")":
                 raise KeyError(self.tokens[self.at])
             self.at += 1
-        elif token in "01":
-            result = self.ones * int(token)
+        elif symbol in "01":
+            result = self.ones * int(symbol)
         else:
-            result = self.columns[token]
+            result = self.columns[symbol]
         while self._peek() == "'":
             self.at += 1
             result ^= self.ones
@@ -602,7 +603,8 @@ def _cell(
         pins[pin.name] = pin
     cell = Cell(group.args, float(group.values["area"]), "comb", pins)
     cell.gate = group.values.get("clock_gating_integrated_cell", "")
-    if tristate or (group.all("latch") and not cell.gate) or group.all("bus") or group.all("bundle"):
+    wide = group.all("bus") or group.all("bundle")
+    if tristate or wide or (group.all("latch") and not cell.gate):
         return None
     ff = group.all("ff")
     if cell.gate:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,13 @@ def map_modules(
     return results
 
 
+@cache
+def _sources() -> str:
+    """Digest of everything of this package that decides what a module maps to."""
+    files = [Path(__file__), Path(adders.__file__), *sorted(recipes.DATA.glob("*.v"))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _key(body: str, recipe: Recipe, technology: Technology, clock_ns: float | None) -> str:
     script = recipes.SCRIPTS[recipe.script]
     facts = [
@@ -343,7 +351,7 @@ def _key(body: str, recipe: Recipe, technology: Technology, clock_ns: float | No
         recipe.name,
         script,
         recipes.final_adders(technology.library().full_adder, recipe.tree),
-        (recipes.DATA / f"carry_{recipe.carry}.v").read_text(),
+        _sources(),
         clock_ns if "{D}" in script else None,
         yosys.versions(),
         MAPPING,

@@ -185,7 +185,7 @@ def _port_nets(module: Module) -> set[int]:
 
 
 def _drop_buffers(module: Module, library: Library) -> None:
-    """Buffers that area-minded mapping has no use for; those of a sizing script stay sized cells."""
+    """Buffers go: repair puts its own where loads and delays ask for them."""
     fixed = _port_nets(module)
     renamed = {}
     for name in [n for n, gate in module.gates.items() if _is(library, gate.kind, 0b10)]:
@@ -265,9 +265,9 @@ def drop_dead(module: Module, library: Library) -> None:
     pending = list(module.gates)
     while pending:
         name = pending.pop()
-        gate = module.gates.get(name)
-        if gate is None:
+        if name not in module.gates:
             continue
+        gate = module.gates[name]
         cell = library.cells[gate.kind]
         if any(readers[gate.pins[p.name]] for p in cell.outputs if p.name in gate.pins):
             continue

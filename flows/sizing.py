@@ -427,7 +427,7 @@ def repair_timing(
 def _arc_of(cell: Cell, pin: str, related: str, sense: int) -> Arc | None:
     found = [a for a in cell.pins[pin].arcs if a.related == related and a.kind != "setup"]
     exact = [a for a in found if a.sense == sense]
-    return (exact or found or [None])[0]
+    return next(iter(exact or found), None)
 
 
 def _worst_ends(timing: Timing, clock_ns: float, number: int) -> list[int]:

@@ -86,8 +86,10 @@ class Tables:
         inverter = library.inverter
         self.inverter_load = 4 * inverter.inputs[0].capacitance
         arc = inverter.outputs[0].arcs[0]
-        table = arc.slew[0] or arc.slew[1]
-        self.inverter_slew = table.at(float(table.rows[0]), self.inverter_load) if table else 0.0
+        slews = [table for table in arc.slew if table is not None]
+        self.inverter_slew = (
+            slews[0].at(float(slews[0].rows[0]), self.inverter_load) if slews else 0.0
+        )
 
     def _number(self, table: Table | None) -> int:
         if table is None:

@@ -1,7 +1,7 @@
 """Many instances of one module at once, by the vector unit of the machine.
 
-Instances of a large module share one compiled body (``repeated_modules``), which Verilator calls for
-one after another. Here the calls for a group of :data:`LANES` instances become one call of the
+Instances of a large module share one compiled body (``repeated_modules``), which Verilator calls
+for one after another. Here the calls for a group of :data:`LANES` instances become one call of the
 same body on vectors (``lanes.h``). What the text of Verilator's output has to look like for that is
 checked; where it does not, or does not compile, nothing is replaced.
 """

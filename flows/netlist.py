@@ -564,21 +564,21 @@ def flatten(
         for instance in module.instances:
             child = modules[instance.module]
             if one_of_each and instance.module in seen:
-                below, pins = load_of(instance.module)
+                load, pins = load_of(instance.module)
                 for port, nets in instance.nets.items():
                     way, inner = child.ports[port]
                     if way == "input":
                         inner = inner[: len(nets)]
                         where = mapping[np.array(nets[: len(inner)], dtype=np.int64)]
-                        loads.append((where, below[inner], pins[inner]))
+                        loads.append((where, load[inner], pins[inner]))
                 continue
             seen.add(instance.module)
             inside = np.full(child.nets, -1, dtype=np.int64)
             inside[:FIRST_NET] = range(FIRST_NET)
             for port, nets in instance.nets.items():
-                for inner, outer in zip(child.ports[port][1], nets, strict=False):
-                    if inner >= FIRST_NET:
-                        inside[inner] = mapping[outer]
+                for below, above in zip(child.ports[port][1], nets, strict=False):
+                    if below >= FIRST_NET:
+                        inside[below] = mapping[above]
             free = np.flatnonzero(inside < 0)
             inside[free] = state["nets"] + np.arange(len(free))
             state["nets"] += len(free)

@@ -625,7 +625,7 @@ def _idle_sinks(
         for weight, sink in _sinks(bench, bench.modules[name], net)
         if sink[2] < 0
         and not sink[0].startswith("rtlgen_buffer")
-        and worst.get(index.get(sink[0], -1), 0.0 if sink[0] in index else 0.0) > extra
+        and worst.get(index.get(sink[0], -1), 0.0) > extra
     ]
 
 

@@ -59,7 +59,7 @@ def synthesize(
         technology: the cell library; the embedded one if None.
         clock_ns: the smallest area that meets this period by the flow's own timing analysis, or
             the fastest found and ``met`` False. Without it the smallest area, whatever its delay.
-        objective: ``area``, or (without a clock) ``density`` for the largest ``1 / (area · delay)``.
+        objective: ``area``, or ``density``: without a clock the largest ``1 / (area · delay)``.
         effort: ``fast``, ``normal`` or ``high``: how many recipes are tried.
         cache_dir: what modules map to is kept there, by content.
         jobs: processes at a time.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import re
 import shutil
@@ -93,8 +94,10 @@ def build(
 
     def make(place: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="rtlgen-verilate-") as work:
-            _compile(Path(work), verilog, top, streams, effort, trace, jobs, key[:16])
+            vectors = _compile(Path(work), verilog, top, streams, effort, trace, jobs, key[:16])
             shutil.copy(Path(work, "model.so"), place / "model.so")
+        facts = {"top": top, "effort": effort.name, "trace": trace, "vectors": vectors}
+        (place / "build.json").write_text(json.dumps(facts))
 
     return folder("verilated", key, make) / "model.so"
 
@@ -225,7 +228,8 @@ def _compile(
     trace: bool,
     jobs: int | None,
     key: str,
-) -> None:
+) -> bool:
+    """Leaves ``model.so`` in a folder; whether it computes instances by vectors."""
     cxx = toolchain.tool("g++")
     source = work / "design.v"
     source.write_text(fold_repeats(verilog))
@@ -283,6 +287,7 @@ def _compile(
     link = [cxx, "-shared", "-Wl,-Bsymbolic", "-o", str(work / "model.so"), *targets]
     link += [str(path) for path in sorted(runtime.glob("*.o"))]
     toolchain.run([*link, "-lpthread"], "g++", keep=key)
+    return bool(target)
 
 
 def fold_repeats(verilog: str) -> str:

@@ -206,7 +206,8 @@ def write(folder: Path, text: str) -> Path:
 
 
 FA = (
-    "module rtlgen_fa #(parameter WIDTH = 1) (input [WIDTH-1:0] a, b, c, output [WIDTH-1:0] s, co);\n"
+    "module rtlgen_fa #(parameter WIDTH = 1)\n"
+    "(input [WIDTH-1:0] a, b, c, output [WIDTH-1:0] s, co);\n"
     "assign s = a ^ b ^ c; assign co = (a & b) | (c & (a ^ b)); endmodule\n"
 )
 

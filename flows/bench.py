@@ -1,8 +1,8 @@
 """Density of both cores over one flow: ``python -m flows.bench [--liberty FILE]``.
 
 Every row is a specification under ``hw/configs/density`` at its own clock. Then, for each
-precision, the most throughput per area over pipeline depths (a specification field) of the K64 shapes.
-Ratios are against the multiplier array of the same weight width in the same run.
+precision, the most throughput per area over pipeline depths (a specification field) of the K64
+shapes. Ratios are against the multiplier array of the same weight width in the same run.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,6 @@ def synth(
     Without an option it uses an embedded technology that needs no file and reports NAND2
     equivalents. Every design goes through the same recipes and the best of each module is kept.
     """
-    from rtl_gen.cache import new_file
     from rtl_gen.errors import InputError
     from rtl_gen.specfile import load_spec
 
@@ -82,22 +82,23 @@ def synth(
     if objective != "clock" and clock_ns is not None:
         raise InputError(f"--clock: the objective {objective} has no clock to meet")
     spec = load_spec(spec_file)
-    if target is not None:
-        report = _fpga(spec, target, progress=not as_json)
-    else:
-        report = synthesize_spec(
-            spec,
-            liberty=liberty,
-            clock_ns=clock_ns,
-            objective=objective,
-            effort=effort,
-            wire_cap=wire_cap,
-            progress=not as_json,
-        )
-    data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}
-    if out is not None:
-        with new_file(out) as file:
-            file.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
+    with nullcontext() if out is None else console.output_file(out) as file:
+        if target is not None:
+            report = _fpga(spec, target)
+        else:
+            report = synthesize_spec(
+                spec,
+                liberty=liberty,
+                clock_ns=clock_ns,
+                objective=objective,
+                effort=effort,
+                wire_cap=wire_cap,
+                progress=True,
+            )
+        data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}
+        if file is not None:
+            text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
+            file.write_text(text + "\n", encoding="utf-8")
     if as_json:
         console.echo_json(data)
         return
@@ -175,7 +176,7 @@ def per_mac(spec: Any, report: Any) -> dict[str, float]:
     return found
 
 
-def _fpga(spec: Any, target: str, *, progress: bool) -> Any:
+def _fpga(spec: Any, target: str) -> Any:
     import tempfile
 
     from flows.fpga import fpga
@@ -184,5 +185,5 @@ def _fpga(spec: Any, target: str, *, progress: bool) -> Any:
     with tempfile.TemporaryDirectory(prefix="rtlgen-synth-") as folder:
         source = Path(folder, f"{spec.name}.v")
         source.write_text(verilog(spec))
-        with console.Progress(f"synthesizing {spec.name} for {target}", None, enabled=progress):
+        with console.Progress(f"synthesizing {spec.name} for {target}"):
             return fpga(source, spec.name, target=target)

@@ -100,6 +100,7 @@ class FpgaReport:
 
     def table(self) -> str:
         """The report as text."""
+        registers = _FAMILIES[self.target].registers
         lines = [
             f"{self.top} on {self.target}",
             f"  LUTs           {self.luts:10,}",
@@ -107,6 +108,13 @@ class FpgaReport:
             f"  block RAMs     {self.block_rams:10,}",
             f"  DSPs           {self.dsps:10,}",
             f"  carry cells    {self.carries:10,}",
+            "  by sub-block, each:",
+            *(
+                f"    {module:24} {times:6,} × {_luts(self.target, cells):8,} LUTs "
+                f"{_count(registers, cells):8,} registers"
+                for module, times in self.instances.items()
+                for cells in [self.by_module[module]]
+            ),
             "  by cell:",
             *(f"    {kind:20} {number:10,}" for kind, number in self.cell_counts.items()),
             *(f"  note: {note}" for note in self.notes),
@@ -198,17 +206,14 @@ def fpga(verilog: Path | str | Sequence[Path | str], top: str, target: str = "ec
         for kind, count in kinds.items():
             total[kind] += count * instances[module]
 
-    def counted(pattern: str) -> int:
-        return sum(count for kind, count in total.items() if re.fullmatch(pattern, kind))
-
     return FpgaReport(
         top=top,
         target=target,
-        luts=sum(weight * counted(pattern) for pattern, weight in family.luts.items()),
-        registers=counted(family.registers),
-        block_rams=counted(family.block_rams),
-        dsps=counted(family.dsps),
-        carries=counted(family.carries),
+        luts=_luts(target, total),
+        registers=_count(family.registers, total),
+        block_rams=_count(family.block_rams, total),
+        dsps=_count(family.dsps, total),
+        carries=_count(family.carries, total),
         cell_counts=dict(sorted(total.items())),
         by_module=own,
         instances=dict(instances),
@@ -216,6 +221,16 @@ def fpga(verilog: Path | str | Sequence[Path | str], top: str, target: str = "ec
         digest=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
         tools=yosys.versions(),
     )
+
+
+def _count(pattern: str, cells: Mapping[str, int]) -> int:
+    """Cells of the types that match."""
+    return sum(count for kind, count in cells.items() if re.fullmatch(pattern, kind))
+
+
+def _luts(target: str, cells: Mapping[str, int]) -> int:
+    weights = _FAMILIES[target].luts.items()
+    return sum(weight * _count(pattern, cells) for pattern, weight in weights)
 
 
 def _repeated(modules: Mapping[str, Any], top: str) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,7 @@ _SPECIAL = (
     "switch_cell_type",
 )
 _TIME_UNITS = {"1ns": 1.0, "100ps": 0.1, "10ps": 0.01, "1ps": 0.001}
+_LOAD_UNITS = {"ff": 1.0, "pf": 1000.0}
 
 
 @dataclass
@@ -449,44 +450,65 @@ def parse(text: str, path: str | Path) -> Library:
     Raises:
         LibertyError: not Liberty, or it lacks a function that no mapping can do without.
     """
-    root = _groups(_COMMENT.sub(" ", text), path)
-    try:
-        library = _library(root, path)
-    except (ValueError, IndexError) as error:
-        raise LibertyError(path, f"malformed Liberty: {error}") from None
+    library = _library(_groups(_COMMENT.sub(" ", text), path), path)
     needs = {
         "inverter": library.find(1, 0b01),
         "two-input NAND": library.find(2, 0b0111),
+        # ABC ends with an error, or with a fault, where it finds no buffer.
+        "buffer": library.find(1, 0b10),
         "D flip-flop of the rising edge": library.flip_flop,
     }
     lacking = [role for role, found in needs.items() if found is None]
     if lacking:
         raise LibertyError(
             path,
-            f"the library must hold a cell of each needed function, it lacks: {', '.join(lacking)}",
+            "the library must hold a cell of each needed function, with delays by NLDM tables, "
+            f"it lacks: {', '.join(lacking)}",
         )
     return library
 
 
 def _library(root: _Group, path: str | Path) -> Library:
-    templates = {
-        group.args: (
-            _numbers(group.lists.get("index_1")),
-            _numbers(group.lists.get("index_2")),
-            group.values.get("variable_1", ""),
-        )
-        for group in root.all("lu_table_template")
-    }
-    time = _TIME_UNITS.get(root.values.get("time_unit", "1ns").replace(" ", ""), 1.0)
-    unit = root.lists.get("capacitive_load_unit", ["1", "pf"])
-    scale = float(unit[0]) * {"ff": 1.0, "pf": 1000.0}.get(unit[1].lower(), 1000.0)
-    slowest = _number(root.values, "default_max_transition") * time
-    cells = {}
-    for group in root.all("cell"):
-        cell = _cell(group, templates, time, scale, slowest)
-        if cell is not None:
+    place = "library"
+    cells: dict[str, Cell] = {}
+    try:
+        time = _unit(_TIME_UNITS, root.values.get("time_unit", "1ns"), "time_unit", path)
+        unit = [*root.lists.get("capacitive_load_unit", ["1", "pf"]), ""]
+        scale = float(unit[0]) * _unit(_LOAD_UNITS, unit[1], "capacitive_load_unit", path)
+        slowest = _number(root.values, "default_max_transition") * time
+        templates: _Templates = {}
+        for group in root.all("lu_table_template"):
+            place = f"lu_table_template({group.args})"
+            templates[group.args] = (
+                _numbers(group.lists.get("index_1")),
+                _numbers(group.lists.get("index_2")),
+                group.values.get("variable_1", ""),
+            )
+        for group in root.all("cell"):
+            place = f"cell({group.args})"
+            cell = _cell(group, templates, time, scale, slowest)
+            if cell is None:
+                continue
+            if not 0 < cell.area < float("inf"):
+                raise LibertyError(
+                    path, f"{place}: area must be above 0, got {group.values['area']}"
+                )
+            if cell.name in cells:
+                raise LibertyError(path, f"{place}: must be given once")
             cells[cell.name] = cell
+    except (ValueError, IndexError) as error:
+        if isinstance(error, LibertyError):
+            raise
+        raise LibertyError(path, f"malformed Liberty in {place}: {error}") from None
     return Library(root.args, str(path), cells)
+
+
+def _unit(units: Mapping[str, float], text: str, field: str, path: str | Path) -> float:
+    """What a unit stands for; one that is not known must not pass for another."""
+    found = units.get(text.replace(" ", "").lower())
+    if found is None:
+        raise LibertyError(path, f"{field}: must be one of {', '.join(units)}, got {text!r}")
+    return found
 
 
 def _groups(text: str, path: str | Path) -> _Group:
@@ -543,7 +565,11 @@ def _table(group: _Group | None, templates: _Templates, time: float, scale: floa
         index_1 = _numbers(group.lists["index_1"])
     if "index_2" in group.lists:
         index_2 = _numbers(group.lists["index_2"])
-    values = _numbers(group.lists.get("values")) * time
+    if "values" not in group.lists:
+        raise ValueError(f"{group.kind} has no values")
+    values = _numbers(group.lists["values"]) * time
+    if not np.isfinite(values).all():
+        raise ValueError(f"{group.kind} has values that are not finite")
     if group.args == "scalar" or values.size == 1:
         return Table(np.zeros(1), np.zeros(1), values[:1].reshape(1, 1))
     values = values.reshape(len(index_1), len(index_2))
@@ -622,7 +648,14 @@ def _cell(
             return None
     elif not cell.outputs or any(truth < 0 for truth in cell.truths.values()):
         return None
-    return cell
+    # Without tables a cell would come out as one that takes no time; the clock's network is ideal.
+    free = cell.kind == "gate" or not cell.inputs
+    return cell if free or all(_timed(pin) for pin in cell.outputs) else None
+
+
+def _timed(pin: Pin) -> bool:
+    """Whether an output states a delay."""
+    return any(arc.kind != "setup" and arc.delay != (None, None) for arc in pin.arcs)
 
 
 def _within(pin: Pin, slowest: float) -> float:

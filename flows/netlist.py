@@ -511,6 +511,31 @@ class Flat:
         return place, arrays.names[local], arrays.kinds[local]
 
 
+JOIN = -1
+"""Kind of an arc that is no cell's: no delay, and the slew goes through. Its gate is −1."""
+
+
+def _feeds(
+    module: Module, modules: Mapping[str, Module]
+) -> dict[str, dict[tuple[str, int], set[int]]]:
+    """By module that it holds several copies of: the nets that each input bit comes from."""
+    copies: dict[str, list[Instance]] = defaultdict(list)
+    for instance in module.instances:
+        copies[instance.module].append(instance)
+    return {
+        name: {
+            (port, index): {instance.nets[port][index] for instance in instances}
+            for port, (way, inner) in modules[name].ports.items()
+            if way == "input"
+            for index, below in enumerate(inner)
+            if below >= FIRST_NET
+            and all(index < len(instance.nets.get(port, ())) for instance in instances)
+        }
+        for name, instances in copies.items()
+        if len(instances) > 1
+    }
+
+
 def flatten(
     modules: Mapping[str, Module],
     top: str,
@@ -523,14 +548,18 @@ def flatten(
     Args:
         compiled: arrays of every module.
         one_of_each: keep only the first of the copies that a module holds of another, and leave of
-            the others only their loads: for analysing replicated columns again and again. Their
-            outputs then have no driver, so a last analysis must take all copies.
+            the others only their loads: for analysing replicated columns again and again. An input
+            that the copies get from different nets is joined from all of them by arcs of kind
+            :data:`JOIN`, so that the copy that is kept sees the latest. The others' outputs have no
+            driver, so a last analysis must take all copies.
     """
     parts: dict[str, list[np.ndarray]] = defaultdict(list)
     places: list[Place] = []
     loads: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     state = {"nets": modules[top].nets, "gates": 0}
     port_loads: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    joins: list[tuple[int, int]] = []
+    steady = {net for way, port in modules[top].ports.values() if way == "input" for net in port}
 
     def load_of(name: str) -> tuple[np.ndarray, np.ndarray]:
         """fF and pins on every net of a module from itself and below."""
@@ -561,6 +590,7 @@ def flatten(
         for key in ("arc_gate", "start_gate", "end_gate", "drive_gate"):
             parts[key].append(getattr(arrays, key) + first)
         seen: set[str] = set()
+        feeds = _feeds(module, modules) if one_of_each else {}
         for instance in module.instances:
             child = modules[instance.module]
             if one_of_each and instance.module in seen:
@@ -575,9 +605,21 @@ def flatten(
             seen.add(instance.module)
             inside = np.full(child.nets, -1, dtype=np.int64)
             inside[:FIRST_NET] = range(FIRST_NET)
+            for (port, index), sources in feeds.get(instance.module, {}).items():
+                outer = {int(mapping[net]) for net in sources if net >= FIRST_NET}
+                if len(outer) < 2 or outer <= steady:
+                    continue
+                # A net of its own; what hangs on it is the source's to drive all the same.
+                below, above = child.ports[port][1][index], instance.nets[port][index]
+                inside[below] = state["nets"]
+                state["nets"] += 1
+                joins.extend((net, int(inside[below])) for net in sorted(outer))
+                load, pins = load_of(instance.module)
+                where = mapping[np.array([above], dtype=np.int64)]
+                loads.append((where, load[[below]], pins[[below]]))
             for port, nets in instance.nets.items():
                 for below, above in zip(child.ports[port][1], nets, strict=False):
-                    if below >= FIRST_NET:
+                    if below >= FIRST_NET and inside[below] < 0:
                         inside[below] = mapping[above]
             free = np.flatnonzero(inside < 0)
             inside[free] = state["nets"] + np.arange(len(free))
@@ -585,6 +627,13 @@ def flatten(
             visit(instance.module, inside, f"{path}/{instance.name}" if path else instance.name)
 
     visit(top, np.arange(modules[top].nets), "")
+    for key, column in (
+        ("arc_from", [source for source, _ in joins]),
+        ("arc_to", [target for _, target in joins]),
+        ("arc_kind", [JOIN] * len(joins)),
+        ("arc_gate", [-1] * len(joins)),
+    ):
+        parts[key].append(np.array(column, dtype=np.int64))
     joined = {key: np.concatenate(items) for key, items in parts.items()}
     nets = state["nets"]
     sink_net = joined.pop("sink_net").astype(np.int64)

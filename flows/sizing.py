@@ -9,18 +9,20 @@ the clock is met or nothing helps; last, cells with time to spare become smaller
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from flows import netlist, sta
+from flows import fanout, sta, workbench
 from flows.liberty import Arc, Cell, Library
-from flows.netlist import Compiled, Flat, Gate, Module
-from flows.sta import Boundary, Tables, Timing
+from flows.netlist import JOIN, Gate, Module
+from flows.sta import Timing
+from flows.workbench import Change, Workbench
 
 # Margin below a driver's largest capacitance, so that a later change of strength still fits.
 _LOAD_SHARE = 0.95
+# A gate that drives less than so many of its own inputs gains little from a twin.
+_CLONE_LOAD = 8.0
 # Late endpoints whose paths are looked at in a round, and changes made at a time at most.
 _PATHS = 80
 _WIDTH = 24
@@ -38,80 +40,6 @@ class Sized:
     timing: Timing
     area: float
     buffers: dict[str, int] = field(default_factory=dict)
-
-
-class Workbench:
-    """A design that is changed and measured again and again."""
-
-    def __init__(
-        self,
-        modules: Mapping[str, Module],
-        top: str,
-        tables: Tables,
-        boundary: Boundary,
-        compiled: Mapping[str, Compiled] | None = None,
-    ):
-        self.modules = dict(modules)
-        self.top = top
-        self.tables = tables
-        self.library: Library = tables.library
-        self.boundary = boundary
-        self.copies = netlist.counts(modules, top)
-        self.compiled = dict(compiled or {})
-        self._own: set[str] = set()
-        self._serial = 0
-        self._pin_delays: dict[tuple[str, str], float] = {}
-        self.flat: Flat
-        self.timing: Timing
-
-    def edit(self, name: str) -> Module:
-        """A module to change; the one that came in stays as it is."""
-        if name not in self._own:
-            self.modules[name] = self.modules[name].copy()
-            self._own.add(name)
-        self.compiled.pop(name, None)
-        return self.modules[name]
-
-    def measure(self, *, whole: bool = False) -> Timing:
-        """Analyse one copy of each module, or all of them."""
-        for name, module in self.modules.items():
-            if name not in self.compiled:
-                self.compiled[name] = netlist.compile_module(module, self.tables.arcs)
-        self.flat = netlist.flatten(self.modules, self.top, self.compiled, one_of_each=not whole)
-        self.timing = sta.analyse(self.flat, self.tables, self.boundary)
-        return self.timing
-
-    def area(self) -> float:
-        return netlist.total_area(self.modules, self.top, self.library)
-
-    def resize(self, module: str, gate: str, kind: str) -> None:
-        """Another strength of a cell."""
-        self.edit(module).gates[gate].kind = kind
-
-    def pin_delay(self, kind: str, pin: str) -> float:
-        """The slowest arc from an input pin, ns, at an inverter's slew and load."""
-        if (kind, pin) not in self._pin_delays:
-            tables = self.tables
-            self._pin_delays[kind, pin] = max(
-                (
-                    table.at(tables.inverter_slew, tables.inverter_load)
-                    for output in self.library.cells[kind].outputs
-                    for arc in output.arcs
-                    if arc.related == pin
-                    for table in arc.delay
-                    if table is not None
-                ),
-                default=0.0,
-            )
-        return self._pin_delays[kind, pin]
-
-    def name(self, base: str) -> str:
-        self._serial += 1
-        return f"rtlgen_{base}_{self._serial}"
-
-
-Change = tuple[str, str, str, str]
-"""Module, gate, library cell before and after."""
 
 
 def repair(
@@ -229,7 +157,7 @@ def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load:
     If most of the load lies above the driver's module, the buffers go there.
     """
     module = bench.modules[name]
-    sinks = _sinks(bench, module, net)
+    sinks = workbench.sinks(bench, module, net)
     local = sum(weight for weight, _ in sinks)
     outward = next(
         (
@@ -255,7 +183,7 @@ def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load:
     fit = buffer.limit * _LOAD_SHARE
     total = local
     count = max(1, math.ceil(total / fit))
-    for weight, sink in sorted(_sinks(bench, module, net), key=lambda item: -item[0]):
+    for weight, sink in sorted(workbench.sinks(bench, module, net), key=lambda item: -item[0]):
         open_groups = [g for g in groups if g[0] + weight <= fit]
         if len(groups) < count or not open_groups:
             groups.append((weight, [sink]))
@@ -269,55 +197,7 @@ def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load:
         module.gates[bench.name("buffer")] = Gate(
             cell.name, {cell.inputs[0].name: net, cell.outputs[0].name: behind}
         )
-        for owner, pin, at in members:
-            if at < 0:
-                module.gates[owner].pins[pin] = behind
-            else:
-                next(i for i in module.instances if i.name == owner).nets[pin][at] = behind
-
-
-def _sinks(bench: Workbench, module: Module, net: int) -> list[tuple[float, tuple[str, str, int]]]:
-    """fF and place of every sink of a net in a module: (gate, pin, −1) or (instance, port, bit)."""
-    library = bench.library
-    wire = bench.boundary.wire_cap
-    found = []
-    for name, gate in module.gates.items():
-        pins = library.cells[gate.kind].pins
-        for pin, at in gate.pins.items():
-            if at == net and pins[pin].direction == "input":
-                found.append((pins[pin].capacitance + wire, (name, pin, -1)))
-    loads: dict[str, np.ndarray] = {}
-    for instance in module.instances:
-        child = bench.modules[instance.module]
-        for port, nets in instance.nets.items():
-            way, inner = child.ports[port]
-            if way == "input" and net in nets:
-                if instance.module not in loads:
-                    loads[instance.module] = _input_loads(bench, instance.module)
-                for bit, outer in enumerate(nets):
-                    if outer == net:
-                        weight = float(loads[instance.module][inner[bit]])
-                        found.append((weight, (instance.name, port, bit)))
-    return found
-
-
-def _input_loads(bench: Workbench, name: str) -> np.ndarray:
-    """fF on every net of a module, from itself and below."""
-    module = bench.modules[name]
-    load = np.zeros(module.nets)
-    for gate in module.gates.values():
-        pins = bench.library.cells[gate.kind].pins
-        for pin, net in gate.pins.items():
-            if pins[pin].direction == "input":
-                load[net] += pins[pin].capacitance + bench.boundary.wire_cap
-    for instance in module.instances:
-        below = _input_loads(bench, instance.module)
-        for port, nets in instance.nets.items():
-            way, inner = bench.modules[instance.module].ports[port]
-            if way == "input":
-                for inside, outer in zip(inner, nets, strict=False):
-                    load[outer] += below[inside]
-    return load
+        workbench.move(module, members, behind)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -343,6 +223,8 @@ def _exchange(bench: Workbench) -> bool:
     for gate, kind, node in zip(
         timing.arc_gate.tolist(), timing.arc_kind.tolist(), timing.arc_source.tolist(), strict=True
     ):
+        if kind == JOIN:
+            continue
         cell, pin, index = bench.tables.comb_key[kind]
         related = bench.library.cells[cell].pins[pin].arcs[index].related
         key = gate, related
@@ -393,6 +275,7 @@ def repair_timing(
     """Make the worst paths faster until a clock is met; False if it is not."""
     tabu: set[tuple[str, str, str]] = set()
     width = _WIDTH
+    fanout.rebuild(bench, clock_ns)
     milestone, since = _misses(bench.timing, clock_ns), 0
     for _ in range(rounds):
         timing = bench.timing
@@ -406,17 +289,17 @@ def repair_timing(
             return False
         changes = _faster(bench, clock_ns, tabu)[:width]
         if not changes:
-            if not _offload(bench, clock_ns, tabu):
+            if not _offload(bench, clock_ns, tabu) and not fanout.rebuild(bench, clock_ns):
                 return False
             continue
         kept = bench.flat, timing
-        for module, gate, _, new in changes:
-            bench.resize(module, gate, new)
+        for change in changes:
+            bench.apply(change)
         if _misses(bench.measure(), clock_ns) < before - 1e-7:
             width = min(_WIDTH, width + 2)
             continue
-        for module, gate, old, _ in reversed(changes):
-            bench.resize(module, gate, old)
+        for change in reversed(changes):
+            bench.revert(change)
         bench.flat, bench.timing = kept
         if len(changes) == 1:
             tabu.add((changes[0][0], changes[0][1], changes[0][3]))
@@ -444,14 +327,20 @@ def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) 
     timing = bench.timing
     weight: dict[int, float] = {}
     before: dict[int, int] = {}
-    for end in _worst_ends(timing, clock_ns, _PATHS):
+    through: dict[int, list[int]] = {}
+    missing: list[float] = []
+    for path, end in enumerate(_worst_ends(timing, clock_ns, _PATHS)):
         late = float(timing.end_arrival[end]) - clock_ns
+        missing.append(late)
         last = -1
         for node in sta.nodes_to(timing, end):
+            if timing.joined(node):
+                continue
             weight[node] = weight.get(node, 0.0) + late
             before[node] = last
+            through.setdefault(node, []).append(path)
             last = node
-    found: dict[tuple[str, str], tuple[float, Change]] = {}
+    found: dict[tuple[str, str], tuple[float, float, int, Change]] = {}
     seen: dict[int, _Stage | None] = {}
 
     def stage(node: int) -> _Stage | None:
@@ -464,12 +353,23 @@ def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) 
         if now is None:
             continue
         previous = stage(before[node]) if before[node] >= 0 else None
-        for gain, cost, other in _options(bench, now, previous, tabu):
+        for gain, cost, other in [
+            *_options(bench, now, previous, tabu),
+            *_softer(bench, now, tabu),
+            *_twin(bench, now, previous, tabu),
+        ]:
             score = importance * gain / cost
             key = (now.module, now.gate)
             if key not in found or score > found[key][0]:
-                found[key] = (score, (now.module, now.gate, now.cell.name, other))
-    return [change for _, change in sorted(found.values(), key=lambda item: (-item[0], item[1]))]
+                found[key] = (score, gain, node, (now.module, now.gate, now.cell.name, other))
+    chosen = []
+    # A change that only paths need which others have already brought home is left for later.
+    for _, gain, node, change in sorted(found.values(), key=lambda item: (-item[0], item[3])):
+        if any(missing[path] > 0 for path in through[node]):
+            chosen.append(change)
+            for path in through[node]:
+                missing[path] -= gain
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -489,7 +389,7 @@ class _Stage:
 def _stage(bench: Workbench, node: int) -> _Stage | None:
     timing, flat = bench.timing, bench.flat
     number = int(timing.worst_arc[node])
-    if number == -1:
+    if number == -1 or timing.joined(node):
         return None
     if number < -1:
         place, gate, kind = flat.gate(int(flat.start_gate[-2 - number]))
@@ -510,6 +410,82 @@ def _stage(bench: Workbench, node: int) -> _Stage | None:
         slew,
         float(timing.load[node >> 1]),
     )
+
+
+def _softer(
+    bench: Workbench, now: _Stage, tabu: set[tuple[str, str, str]]
+) -> list[tuple[float, float, str]]:
+    """What gates in the place of a full-adder cell gain: ns, area, the change."""
+    full, exclusive, nand = bench.library.full_adder, bench.exclusive, bench.nand
+    change = f"{workbench.LATE}{now.arc.related}"
+    if full is None or exclusive is None or nand is None or now.cell is not full.cell:
+        return []
+    if (now.module, now.gate, change) in tabu:
+        return []
+    table = now.arc.delay[now.edge]
+    if table is None:
+        return []
+    pins = bench.modules[now.module].gates[now.gate].pins
+    area = exclusive.area * (1 + (full.sum in pins)) + 3 * nand.area * (full.carry in pins)
+    if now.pin == full.sum:
+        soft = _slowest(exclusive, now.edge, now.slew, now.load)
+    else:
+        cap = nand.inputs[0].capacitance
+        soft = _slowest(nand, 1 - now.edge, now.slew, cap)
+        soft += _slowest(nand, now.edge, bench.tables.inverter_slew, now.load)
+    if min(exclusive.limit, nand.limit) < now.load:
+        return []
+    gain = table.at(now.slew, now.load) - soft
+    cost = (area - now.cell.area) * bench.copies[now.module]
+    return [(gain, max(cost, 0.02 * now.cell.area), change)] if gain > 2e-3 else []
+
+
+def _twin(
+    bench: Workbench, now: _Stage, previous: _Stage | None, tabu: set[tuple[str, str, str]]
+) -> list[tuple[float, float, str]]:
+    """What a second gate for half of the sinks gains: ns, area, the change."""
+    table = now.arc.delay[now.edge]
+    if table is None or now.cell.kind != "comb" or len(now.cell.outputs) != 1:
+        return []
+    cap = now.cell.pins[now.arc.related].capacitance
+    if now.load < _CLONE_LOAD * cap or (now.module, now.gate, workbench.CLONE) in tabu:
+        return []
+    gain = table.at(now.slew, now.load) - table.at(now.slew, now.load / 2)
+    if previous is not None:
+        driver = previous.arc.delay[previous.edge]
+        limit = previous.cell.pins[previous.pin].max_capacitance or math.inf
+        if previous.load + cap > limit:
+            return []
+        if driver is not None:
+            gain -= driver.at(previous.slew, previous.load + cap)
+            gain += driver.at(previous.slew, previous.load)
+    if gain <= 2e-3 or _sink_count(bench, now) < 4:
+        return []
+    return [(gain, now.cell.area * bench.copies[now.module], workbench.CLONE)]
+
+
+def _sink_count(bench: Workbench, now: _Stage) -> int:
+    """Pins of its own module that a stage's gate drives."""
+    module = bench.modules[now.module]
+    net = module.gates[now.gate].pins[now.pin]
+    cells = bench.library.cells
+    inside = sum(
+        at == net and cells[gate.kind].pins[pin].direction == "input"
+        for gate in module.gates.values()
+        for pin, at in gate.pins.items()
+    )
+    return inside + sum(
+        nets.count(net)
+        for instance in module.instances
+        for port, nets in instance.nets.items()
+        if bench.modules[instance.module].ports[port][0] == "input"
+    )
+
+
+def _slowest(cell: Cell, edge: int, slew: float, load: float) -> float:
+    """The slowest arc of a cell to an edge of its output, ns."""
+    tables = [arc.delay[edge] for arc in cell.outputs[0].arcs]
+    return max((table.at(slew, load) for table in tables if table is not None), default=0.0)
 
 
 def _options(
@@ -584,8 +560,7 @@ def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]])
             changed.gates[bench.name("buffer")] = Gate(
                 cell.name, {cell.inputs[0].name: local, cell.outputs[0].name: behind}
             )
-            for _, (owner, pin, _) in idle:
-                changed.gates[owner].pins[pin] = behind
+            workbench.move(changed, [place for _, place in idle], behind)
             after_timing = bench.measure()
             after = (_misses(after_timing, clock_ns), after_timing.delay)
             if after[0] < before[0] - 1e-7 and after[1] < before[1] + 1e-9:
@@ -611,6 +586,8 @@ def _idle_sinks(
     worst: dict[int, float] = {}
     for arc in arcs:
         gate = int(timing.arc_gate[arc])
+        if gate < 0:
+            continue
         room = float(
             timing.required[timing.arc_target[arc]]
             - timing.arc_delay[arc]
@@ -622,7 +599,7 @@ def _idle_sinks(
     extra = 2.0 * table.at(bench.tables.inverter_slew, bench.tables.inverter_load) if table else 0.0
     return [
         (weight, sink)
-        for weight, sink in _sinks(bench, bench.modules[name], net)
+        for weight, sink in workbench.sinks(bench, bench.modules[name], net)
         if sink[2] < 0
         and not sink[0].startswith("rtlgen_buffer")
         and worst.get(index.get(sink[0], -1), 0.0) > extra
@@ -630,8 +607,20 @@ def _idle_sinks(
 
 
 def recover_area(bench: Workbench, clock_ns: float | None) -> None:
-    """Smaller cells where there is time: all that could be, then half of them, and so on."""
+    """Smaller cells where there is time: all that could be, then a third of them, and so on.
+
+    Full adders that became gates are tried as cells again one by one, the last first.
+    """
     limit = max(clock_ns or 0.0, bench.timing.delay) + 1e-9
+    for module, gate in reversed(list(bench.softened)):
+        kept = bench.modules[module], bench.softened[module, gate], bench.flat, bench.timing
+        bench.modules[module] = kept[0].copy()
+        bench.compiled.pop(module, None)
+        bench.harden(module, gate)
+        timing = bench.measure()
+        if timing.delay > limit or len(timing.overloaded):
+            bench.modules[module], bench.softened[module, gate], bench.flat, bench.timing = kept
+            bench.compiled.pop(module, None)
     refused: set[tuple[str, str]] = set()
     share = 1.0
     for _ in range(24):

@@ -59,7 +59,7 @@ class Tables:
                 sense[number] = arc.sense
             return delay, slew, sense
 
-        self.comb_delay, self.comb_slew, self.comb_sense = edges(self.arcs.comb)
+        self.comb_delay, self.comb_slew, self.comb_sense = self._joined(*edges(self.arcs.comb))
         self.start_delay, self.start_slew, _ = edges(self.arcs.start)
         self.end_delay, _, _ = edges(self.arcs.end)
         self.comb_key = {number: key for key, number in self.arcs.comb.items()}
@@ -89,6 +89,19 @@ class Tables:
         slews = [table for table in arc.slew if table is not None]
         self.inverter_slew = (
             slews[0].at(float(slews[0].rows[0]), self.inverter_load) if slews else 0.0
+        )
+
+    def _joined(
+        self, delay: np.ndarray, slew: np.ndarray, sense: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same with a last row, which :data:`flows.netlist.JOIN` indexes: a plain wire."""
+        axis = np.array([0.0, 1.0])
+        at_once = self._number(Table(axis, axis, np.zeros((2, 2))))
+        through = self._number(Table(axis, axis, np.array([[0.0, 0.0], [1.0, 1.0]])))
+        return (
+            np.vstack([delay, [[at_once, at_once]]]),
+            np.vstack([slew, [[through, through]]]),
+            np.append(sense, 1),
         )
 
     def _number(self, table: Table | None) -> int:
@@ -176,6 +189,11 @@ class Timing:
     def end_arrival(self) -> np.ndarray:
         """Arrival with setup at every endpoint's edge, ns."""
         return self.arrival[self.end_node] + self.end_needed
+
+    def joined(self, node: int) -> bool:
+        """Whether what decides a node's arrival is no cell's arc but a join."""
+        arc = int(self.worst_arc[node])
+        return arc >= 0 and int(self.arc_gate[arc]) < 0
 
     @cached_property
     def overloaded(self) -> np.ndarray:
@@ -403,6 +421,8 @@ def trace(
             key = tables.start_key[int(flat.start_kind[-2 - arc])]
             start = f"{_joined(place.path, name)} ({kind})"
         else:
+            if timing.joined(node):
+                continue
             place, name, kind = flat.gate(int(timing.arc_gate[arc]))
             key = tables.comb_key[int(timing.arc_kind[arc])]
             before = float(timing.arrival[timing.arc_source[arc]])

@@ -13,9 +13,10 @@ from flows.liberty import Library
 from flows.netlist import Compiled, Module
 from flows.recipes import Recipe
 from flows.report import SynthReport, Trial
-from flows.sizing import Sized, Workbench
+from flows.sizing import Sized
 from flows.sta import Boundary, Tables
 from flows.technology import Technology, write_whole
+from flows.workbench import Workbench
 from rtl_gen.errors import InputError
 
 FLOW = 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flows.liberty import Library
 
 _EMBEDDED = Path(__file__).parent / "data" / "generic.lib"
-_READER = 4
+_READER = 5
 """Counts changes of the Liberty reader: kept readings of another version are not used."""
 
 

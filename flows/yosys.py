@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from flows.errors import FlowError
+from rtl_gen.cache import cache_dir
 
 _RUN = """
 import sys
@@ -52,7 +53,9 @@ def run(
     log = done.stdout + done.stderr
     missing = [name for name in outputs if not (folder / name).is_file()]
     if done.returncode or missing:
-        kept = Path(tempfile.mkdtemp(prefix="rtlgen-flow-")) / "yosys.log"
+        digest = hashlib.sha256(script.read_bytes()).hexdigest()
+        kept = cache_dir() / "logs" / f"yosys-{digest[:16]}.log"
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(log, encoding="utf-8")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR") or "Error" in line]

@@ -1,0 +1,223 @@
+"""A mapped design that is changed and measured again and again, and the changes there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flows import netlist, sta
+from flows.liberty import Cell, Library
+from flows.netlist import Compiled, Flat, Gate, Module
+from flows.sta import Boundary, Tables, Timing
+
+LATE = "late "
+CLONE = "clone"
+
+Change = tuple[str, str, str, str]
+"""Module, gate, library cell before and after; or after it ``late <pin>`` for a full adder in
+gates, ``clone`` for a second gate that shares the load."""
+
+
+class Workbench:
+    """A design that is changed and measured again and again."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, Module],
+        top: str,
+        tables: Tables,
+        boundary: Boundary,
+        compiled: Mapping[str, Compiled] | None = None,
+    ):
+        self.modules = dict(modules)
+        self.top = top
+        self.tables = tables
+        self.library: Library = tables.library
+        self.boundary = boundary
+        self.copies = netlist.counts(modules, top)
+        self.compiled = dict(compiled or {})
+        self._own: set[str] = set()
+        self._serial = 0
+        self._pin_delays: dict[tuple[str, str], float] = {}
+        self.softened: dict[tuple[str, str], Gate] = {}
+        self.twins: dict[tuple[str, str], list[tuple[str, list[tuple[str, str, int]]]]] = {}
+        self.exclusive = self.library.find(2, 0b0110)
+        self.nand = self.library.find(2, 0b0111)
+        self.flat: Flat
+        self.timing: Timing
+
+    def edit(self, name: str) -> Module:
+        """A module to change; the one that came in stays as it is."""
+        if name not in self._own:
+            self.modules[name] = self.modules[name].copy()
+            self._own.add(name)
+        self.compiled.pop(name, None)
+        return self.modules[name]
+
+    def measure(self, *, whole: bool = False) -> Timing:
+        """Analyse one copy of each module, or all of them."""
+        for name, module in self.modules.items():
+            if name not in self.compiled:
+                self.compiled[name] = netlist.compile_module(module, self.tables.arcs)
+        self.flat = netlist.flatten(self.modules, self.top, self.compiled, one_of_each=not whole)
+        self.timing = sta.analyse(self.flat, self.tables, self.boundary)
+        return self.timing
+
+    def area(self) -> float:
+        return netlist.total_area(self.modules, self.top, self.library)
+
+    def resize(self, module: str, gate: str, kind: str) -> None:
+        """Another strength of a cell."""
+        self.edit(module).gates[gate].kind = kind
+
+    def soften(self, module: str, gate: str, change: str) -> None:
+        """Gates in the place of a full-adder cell: larger, and fast from the pin that is late."""
+        full, exclusive, nand = self.library.full_adder, self.exclusive, self.nand
+        if full is None or exclusive is None or nand is None:
+            raise ValueError("no full adder to replace, or nothing to replace it by")
+        owner = self.edit(module)
+        cell = owner.gates.pop(gate)
+        self.softened[module, gate] = cell
+        late = change.removeprefix(LATE)
+        a, b = (cell.pins[pin] for pin in full.inputs if pin != late)
+        c = cell.pins[late]
+        half = owner.new_net()
+        owner.gates[f"{gate}.half"] = _two_input(exclusive, a, b, half)
+        if full.sum in cell.pins:
+            owner.gates[f"{gate}.sum"] = _two_input(exclusive, half, c, cell.pins[full.sum])
+        if full.carry in cell.pins:
+            both, passed = owner.new_net(), owner.new_net()
+            owner.gates[f"{gate}.both"] = _two_input(nand, a, b, both)
+            owner.gates[f"{gate}.pass"] = _two_input(nand, half, c, passed)
+            owner.gates[f"{gate}.carry"] = _two_input(nand, passed, both, cell.pins[full.carry])
+
+    def harden(self, module: str, gate: str) -> None:
+        """Undo :meth:`soften`."""
+        owner = self.edit(module)
+        for part in ("half", "sum", "both", "pass", "carry"):
+            owner.gates.pop(f"{gate}.{part}", None)
+        owner.gates[gate] = self.softened.pop((module, gate))
+
+    def clone(self, module: str, gate: str) -> None:
+        """A second gate beside one of a single output, which takes over half of its sinks."""
+        owner = self.edit(module)
+        cell = owner.gates[gate]
+        (output,) = (pin.name for pin in self.library.cells[cell.kind].outputs)
+        net = cell.pins[output]
+        found = sorted(sinks(self, owner, net), key=lambda item: -item[0])
+        moved = [place for _, place in found[1::2]]
+        behind = owner.new_net()
+        twin = self.name("clone")
+        owner.gates[twin] = Gate(cell.kind, {**cell.pins, output: behind})
+        move(owner, moved, behind)
+        self.twins.setdefault((module, gate), []).append((twin, moved))
+
+    def merge(self, module: str, gate: str) -> None:
+        """Undo the last :meth:`clone` of a gate."""
+        owner = self.edit(module)
+        twin, moved = self.twins[module, gate].pop()
+        del owner.gates[twin]
+        cell = owner.gates[gate]
+        (output,) = (pin.name for pin in self.library.cells[cell.kind].outputs)
+        move(owner, moved, cell.pins[output])
+
+    def apply(self, change: Change) -> None:
+        """Make a change."""
+        module, gate, _, new = change
+        if new == CLONE:
+            self.clone(module, gate)
+        elif new.startswith(LATE):
+            self.soften(module, gate, new)
+        else:
+            self.resize(module, gate, new)
+
+    def revert(self, change: Change) -> None:
+        """Undo a change; the last made comes first."""
+        module, gate, old, new = change
+        if new == CLONE:
+            self.merge(module, gate)
+        elif new.startswith(LATE):
+            self.harden(module, gate)
+        else:
+            self.resize(module, gate, old)
+
+    def pin_delay(self, kind: str, pin: str) -> float:
+        """The slowest arc from an input pin, ns, at an inverter's slew and load."""
+        if (kind, pin) not in self._pin_delays:
+            tables = self.tables
+            self._pin_delays[kind, pin] = max(
+                (
+                    table.at(tables.inverter_slew, tables.inverter_load)
+                    for output in self.library.cells[kind].outputs
+                    for arc in output.arcs
+                    if arc.related == pin
+                    for table in arc.delay
+                    if table is not None
+                ),
+                default=0.0,
+            )
+        return self._pin_delays[kind, pin]
+
+    def name(self, base: str) -> str:
+        self._serial += 1
+        return f"rtlgen_{base}_{self._serial}"
+
+
+def move(owner: Module, sinks: Sequence[tuple[str, str, int]], net: int) -> None:
+    """Connect sinks, as :func:`sinks` names them, to another net."""
+    for name, pin, at in sinks:
+        if at < 0:
+            owner.gates[name].pins[pin] = net
+        else:
+            next(i for i in owner.instances if i.name == name).nets[pin][at] = net
+
+
+def _two_input(cell: Cell, first: int, second: int, output: int) -> Gate:
+    """A gate of two inputs; the second gets the pin that is usually the faster."""
+    a, b = sorted(pin.name for pin in cell.inputs)
+    return Gate(cell.name, {a: second, b: first, cell.outputs[0].name: output})
+
+
+def sinks(bench: Workbench, module: Module, net: int) -> list[tuple[float, tuple[str, str, int]]]:
+    """fF and place of every sink of a net in a module: (gate, pin, −1) or (instance, port, bit)."""
+    library = bench.library
+    wire = bench.boundary.wire_cap
+    found = []
+    for name, gate in module.gates.items():
+        pins = library.cells[gate.kind].pins
+        for pin, at in gate.pins.items():
+            if at == net and pins[pin].direction == "input":
+                found.append((pins[pin].capacitance + wire, (name, pin, -1)))
+    loads: dict[str, np.ndarray] = {}
+    for instance in module.instances:
+        child = bench.modules[instance.module]
+        for port, nets in instance.nets.items():
+            way, inner = child.ports[port]
+            if way == "input" and net in nets:
+                if instance.module not in loads:
+                    loads[instance.module] = _input_loads(bench, instance.module)
+                for bit, outer in enumerate(nets):
+                    if outer == net:
+                        weight = float(loads[instance.module][inner[bit]])
+                        found.append((weight, (instance.name, port, bit)))
+    return found
+
+
+def _input_loads(bench: Workbench, name: str) -> np.ndarray:
+    """fF on every net of a module, from itself and below."""
+    module = bench.modules[name]
+    load = np.zeros(module.nets)
+    for gate in module.gates.values():
+        pins = bench.library.cells[gate.kind].pins
+        for pin, net in gate.pins.items():
+            if pins[pin].direction == "input":
+                load[net] += pins[pin].capacitance + bench.boundary.wire_cap
+    for instance in module.instances:
+        below = _input_loads(bench, instance.module)
+        for port, nets in instance.nets.items():
+            way, inner = bench.modules[instance.module].ports[port]
+            if way == "input":
+                for inside, outer in zip(inner, nets, strict=False):
+                    load[outer] += below[inside]
+    return load

@@ -56,6 +56,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Wire capacitance for every pin a net reaches, fF.",
 )
+@click.option(
+    "--netlist",
+    metavar="FILE",
+    type=_FILE,
+    help="Write the mapped Verilog; -DRTLGEN_CELLS turns on the models of its cells.",
+)
 @click.option("-o", "--out", metavar="FILE", type=_FILE, help="Write the report as JSON as well.")
 @console.json_option
 def synth(
@@ -66,6 +72,7 @@ def synth(
     objective: str,
     effort: str,
     wire_cap: float,
+    netlist: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -79,6 +86,8 @@ def synth(
 
     if target is not None and liberty is not None:
         raise InputError("--target: an FPGA family has no Liberty file; give one of the two")
+    if target is not None and netlist is not None:
+        raise InputError("--netlist: an FPGA family has no cell netlist; give one of the two")
     if objective != "clock" and clock_ns is not None:
         raise InputError(f"--clock: the objective {objective} has no clock to meet")
     spec = load_spec(spec_file)
@@ -115,6 +124,7 @@ def synthesize_spec(
     objective: str = "clock",
     effort: str = "normal",
     wire_cap: float = 0.0,
+    netlist: Path | None = None,
     progress: bool = False,
 ) -> Any:
     """Synthesize what a specification builds.
@@ -125,6 +135,7 @@ def synthesize_spec(
         clock_ns: period to meet with the objective ``clock``; the specification's if None.
         objective: ``clock``, ``area`` or ``density``.
         effort, wire_cap: see :func:`flows.synthesis.synthesize`.
+        netlist: file for the mapped Verilog.
         progress: show progress on standard error.
 
     Raises:
@@ -153,6 +164,7 @@ def synthesize_spec(
                 effort=effort,
                 cache_dir=cache_dir(),
                 wire_cap_per_fanout=wire_cap,
+                netlist_file=netlist,
                 progress=lambda label, done, total: shown.update(
                     done=done, total=total, description=label
                 ),

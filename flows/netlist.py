@@ -344,11 +344,22 @@ def verilog(modules: Mapping[str, Module], library: Library) -> str:
             pins = ", ".join(f".{pin}({_net(net)})" for pin, net in gate.pins.items())
             lines.append(f"  {_escaped(gate.kind)} g{number} ({pins});")
         for number, instance in enumerate(module.instances):
-            pins = ", ".join(
-                f".{_escaped(port)}({{{', '.join(_net(net) for net in reversed(nets))}}})"
-                for port, nets in instance.nets.items()
-            )
-            lines.append(f"  {_escaped(instance.module)} u{number} ({pins});")
+            child = modules[instance.module]
+            fed = {n for way, nets in child.ports.values() if way == "input" for n in nets}
+            driven: set[int] = set()
+            pins = []
+            for port, nets in instance.nets.items():
+                way, inner = child.ports[port]
+                bits = [_net(net) for net in nets]
+                if way == "output":
+                    # One name of a net drives it, and no net is driven by what it feeds itself.
+                    for index, (inside, net) in enumerate(zip(inner, nets, strict=False)):
+                        if net in driven or net < FIRST_NET or inside < FIRST_NET or inside in fed:
+                            bits[index] = _escaped(f"u{number}_{port}_{index}")
+                            lines.append(f"  wire {bits[index]};")
+                        driven.add(net)
+                pins.append(f".{_escaped(port)}({{{', '.join(reversed(bits))}}})")
+            lines.append(f"  {_escaped(instance.module)} u{number} ({', '.join(pins)});")
         lines += [f"  assign {bit} = {_net(net)};" for bit, net in assigned]
         lines.append("endmodule")
     return "\n".join(lines) + "\n"
@@ -463,11 +474,12 @@ def compile_module(module: Module, table: ArcTable) -> Compiled:
 
 @dataclass
 class Place:
-    """Where a copy of a module lies: its path and the number of its first gate."""
+    """Where a copy of a module lies: its path, the number of its first gate, its nets' numbers."""
 
     path: str
     module: str
     first_gate: int
+    nets: np.ndarray
 
 
 @dataclass
@@ -581,7 +593,7 @@ def flatten(
     def visit(name: str, mapping: np.ndarray, path: str) -> None:
         module, arrays = modules[name], compiled[name]
         first = state["gates"]
-        places.append(Place(path, name, first))
+        places.append(Place(path, name, first, mapping))
         state["gates"] += len(arrays.names)
         for key in ("sink_net", "arc_from", "arc_to", "start_to", "end_net", "drive_net"):
             parts[key].append(mapping[getattr(arrays, key)])

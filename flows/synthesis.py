@@ -10,6 +10,7 @@ from pathlib import Path
 from flows import mapping, netlist, recipes, report, sizing, sta, yosys
 from flows.errors import FlowError
 from flows.liberty import Library
+from flows.models import cell_models
 from flows.netlist import Compiled, Module
 from flows.recipes import Recipe
 from flows.report import SynthReport, Trial
@@ -65,7 +66,8 @@ def synthesize(
         cache_dir: what modules map to is kept there, by content.
         jobs: processes at a time.
         wire_cap_per_fanout: fF of wire for every pin that a net reaches.
-        netlist_file: the mapped Verilog is written there; it instantiates the library's cells.
+        netlist_file: the mapped Verilog is written there; it instantiates the library's cells,
+            whose behaviour follows under ``ifdef RTLGEN_CELLS``.
         progress: called with a label, steps done and steps in all.
 
     Raises:
@@ -115,7 +117,9 @@ def synthesize(
 
     modules, timing = sized.modules, sized.timing
     if netlist_file is not None:
-        write_whole(netlist_file, netlist.verilog(modules, library))
+        used = {gate.kind for module in modules.values() for gate in module.gates.values()}
+        text = netlist.verilog(modules, library) + cell_models(library, used)
+        write_whole(netlist_file, text)
     copies = netlist.counts(modules, top)
     kinds = report.cell_counts(modules, copies)
     full = library.full_adder

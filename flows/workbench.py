@@ -39,6 +39,7 @@ class Workbench:
         self.compiled = dict(compiled or {})
         self._own: set[str] = set()
         self._serial = 0
+        self._loads: dict[str, np.ndarray] = {}
         self._pin_delays: dict[tuple[str, str], float] = {}
         self.softened: dict[tuple[str, str], Gate] = {}
         self.twins: dict[tuple[str, str], list[tuple[str, list[tuple[str, str, int]]]]] = {}
@@ -53,16 +54,25 @@ class Workbench:
             self.modules[name] = self.modules[name].copy()
             self._own.add(name)
         self.compiled.pop(name, None)
+        if name != self.top:
+            self._loads.clear()
         return self.modules[name]
 
     def measure(self, *, whole: bool = False) -> Timing:
         """Analyse one copy of each module, or all of them."""
+        self._loads.clear()
         for name, module in self.modules.items():
             if name not in self.compiled:
                 self.compiled[name] = netlist.compile_module(module, self.tables.arcs)
         self.flat = netlist.flatten(self.modules, self.top, self.compiled, one_of_each=not whole)
         self.timing = sta.analyse(self.flat, self.tables, self.boundary)
         return self.timing
+
+    def input_loads(self, name: str) -> np.ndarray:
+        """fF on every net of a module, from itself and below."""
+        if name not in self._loads:
+            self._loads[name] = _input_loads(self, name)
+        return self._loads[name]
 
     def area(self) -> float:
         return netlist.total_area(self.modules, self.top, self.library)
@@ -189,17 +199,15 @@ def sinks(bench: Workbench, module: Module, net: int) -> list[tuple[float, tuple
         for pin, at in gate.pins.items():
             if at == net and pins[pin].direction == "input":
                 found.append((pins[pin].capacitance + wire, (name, pin, -1)))
-    loads: dict[str, np.ndarray] = {}
     for instance in module.instances:
         child = bench.modules[instance.module]
         for port, nets in instance.nets.items():
             way, inner = child.ports[port]
             if way == "input" and net in nets:
-                if instance.module not in loads:
-                    loads[instance.module] = _input_loads(bench, instance.module)
+                loads = bench.input_loads(instance.module)
                 for bit, outer in enumerate(nets):
                     if outer == net:
-                        weight = float(loads[instance.module][inner[bit]])
+                        weight = float(loads[inner[bit]])
                         found.append((weight, (instance.name, port, bit)))
     return found
 
@@ -214,7 +222,7 @@ def _input_loads(bench: Workbench, name: str) -> np.ndarray:
             if pins[pin].direction == "input":
                 load[net] += pins[pin].capacitance + bench.boundary.wire_cap
     for instance in module.instances:
-        below = _input_loads(bench, instance.module)
+        below = bench.input_loads(instance.module)
         for port, nets in instance.nets.items():
             way, inner = bench.modules[instance.module].ports[port]
             if way == "input":

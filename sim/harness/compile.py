@@ -247,7 +247,8 @@ def _compile(
         command.append("--trace-fst")
     toolchain.run([*command, str(source)], "verilator", keep=key)
     objects = work / "obj"
-    _settle_once(objects)
+    if set(re.findall(r"\b(?:pos|neg)edge\s+(\w+)", verilog)) <= {"clk"}:
+        _settle_once(objects)
     harness = work / "harness.cpp"
     harness.write_text(
         f'#define MODEL_HEADER "Vmodel.h"\n#define MODEL_CLASS Vmodel\n'
@@ -335,8 +336,9 @@ def _settle_once(objects: Path) -> None:
     """Spare the settling of inputs in evaluations where the harness has changed the clock alone.
 
     Verilator settles everything that depends on inputs in each evaluation, twice a cycle; the
-    harness knows that nothing did change before the rising edge. Where the generated text has not
-    the form that is expected nothing is replaced, and the model is only slower.
+    harness knows that nothing did change before the rising edge. Only for designs of one clock:
+    what hangs on a gated clock does change with it. Where the generated text has not the form that
+    is expected nothing is replaced, and the model is only slower.
     """
     for path in objects.glob("Vmodel___024root__*.cpp"):
         text = path.read_text()

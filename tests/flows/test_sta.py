@@ -193,3 +193,21 @@ def test_interpolation_equals_the_table(liberty_file) -> None:
         found = tables.at(rows, slews, tables.place_loads(rows, loads))
         expected = [table.at(s, c) for s, c in zip(slews, loads, strict=True)]
         assert found == near(expected)
+
+
+def test_one_of_each_sees_the_latest_of_what_the_copies_get() -> None:
+    """The second copy's input comes through two buffers more than the first one's."""
+    top, column = chain(3)
+    top.gates["e"] = Gate("BUF_X1", {"A": 2, "Y": 7})
+    top.gates["f"] = Gate("BUF_X1", {"A": 7, "Y": 8})
+    top.gates["g"] = Gate("BUF_X1", {"A": 8, "Y": 9})
+    top.nets = 10
+    top.instances[1].nets["a"] = [9]
+    whole, one = (timed(top, column, one_of_each=flag) for flag in (False, True))
+    slow = TAU * ((3 + 1) + (3 + 1) + (3 + 3) + (1 + 10))
+    assert whole.delay == near(slow)
+    assert one.delay == near(slow)
+    assert [step.instance for step in one.path] == ["e", "f", "g", "c0/i"]
+    assert one.load[9] == near(3.0)
+    # What is late there is late for the buffers of the copy that is left out.
+    assert min(one.slack[2 * 7 : 2 * 7 + 2]) == near(0.0, abs=1e-9)

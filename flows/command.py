@@ -141,26 +141,57 @@ def synthesize_spec(
     Raises:
         LibertyError, FlowError: see :func:`flows.synthesis.synthesize`.
     """
+    from rtl_gen.build import verilog
+
+    if objective == "clock" and clock_ns is None:
+        clock_ns = 1000.0 / spec.clock_mhz
+    return synthesize_verilog(
+        verilog(spec),
+        spec.name,
+        liberty=liberty,
+        clock_ns=clock_ns if objective == "clock" else None,
+        objective="density" if objective == "density" else "area",
+        effort=effort,
+        wire_cap=wire_cap,
+        netlist=netlist,
+        progress=progress,
+    )
+
+
+def synthesize_verilog(
+    text: str,
+    top: str,
+    *,
+    liberty: Path | None = None,
+    clock_ns: float | None = None,
+    objective: str = "area",
+    effort: str = "normal",
+    wire_cap: float = 0.0,
+    netlist: Path | None = None,
+    progress: bool = False,
+) -> Any:
+    """Synthesize Verilog text; arguments as of :func:`flows.synthesis.synthesize`.
+
+    Raises:
+        LibertyError, FlowError: see :func:`flows.synthesis.synthesize`.
+    """
     import tempfile
 
     from flows.synthesis import synthesize
     from flows.technology import Technology
-    from rtl_gen.build import verilog
     from rtl_gen.cache import cache_dir
 
     technology = Technology.embedded() if liberty is None else Technology.liberty(liberty)
-    if objective == "clock" and clock_ns is None:
-        clock_ns = 1000.0 / spec.clock_mhz
     with tempfile.TemporaryDirectory(prefix="rtlgen-synth-") as folder:
-        source = Path(folder, f"{spec.name}.v")
-        source.write_text(verilog(spec))
-        with console.Progress(f"synthesizing {spec.name}", None, enabled=progress) as shown:
+        source = Path(folder, "design.v")
+        source.write_text(text)
+        with console.Progress(f"synthesizing {top}", None, enabled=progress) as shown:
             return synthesize(
                 source,
-                spec.name,
+                top,
                 technology=technology,
-                clock_ns=clock_ns if objective == "clock" else None,
-                objective="density" if objective == "density" else "area",
+                clock_ns=clock_ns,
+                objective=objective,
                 effort=effort,
                 cache_dir=cache_dir(),
                 wire_cap_per_fanout=wire_cap,

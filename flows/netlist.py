@@ -347,7 +347,7 @@ def verilog(modules: Mapping[str, Module], library: Library) -> str:
             child = modules[instance.module]
             fed = {n for way, nets in child.ports.values() if way == "input" for n in nets}
             driven: set[int] = set()
-            pins = []
+            connections: list[str] = []
             for port, nets in instance.nets.items():
                 way, inner = child.ports[port]
                 bits = [_net(net) for net in nets]
@@ -358,8 +358,8 @@ def verilog(modules: Mapping[str, Module], library: Library) -> str:
                             bits[index] = _escaped(f"u{number}_{port}_{index}")
                             lines.append(f"  wire {bits[index]};")
                         driven.add(net)
-                pins.append(f".{_escaped(port)}({{{', '.join(reversed(bits))}}})")
-            lines.append(f"  {_escaped(instance.module)} u{number} ({', '.join(pins)});")
+                connections.append(f".{_escaped(port)}({{{', '.join(reversed(bits))}}})")
+            lines.append(f"  {_escaped(instance.module)} u{number} ({', '.join(connections)});")
         lines += [f"  assign {bit} = {_net(net)};" for bit, net in assigned]
         lines.append("endmodule")
     return "\n".join(lines) + "\n"

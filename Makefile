@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(wildcard hw rtl_gen sim flows sw_driver tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly bench lint format mutation clean
+.PHONY: help setup demo test nightly bench lint format mutation formal clean
 
 help:
 	@echo 'make demo      build, verify, synthesize, map and run the shipped lut_core'
@@ -22,6 +22,7 @@ help:
 	@echo 'make nightly   the tests that take minutes'
 	@echo 'make bench     measure density and simulation speed'
 	@echo 'make mutation  break the RTL on purpose; every mutant must be caught'
+	@echo 'make formal    prove stream rules, conservation, cycles and arithmetic of both cores'
 	@echo 'make lint      ruff and mypy only'
 	@echo 'make format    let ruff lay out the sources'
 	@echo 'make clean     remove the environment, the cache and every output'
@@ -43,6 +44,9 @@ bench: $(READY)
 
 mutation: $(READY)
 	$(PY) -m sim.mutation
+
+formal: $(READY)
+	$(PY) -m sim.formal
 
 lint: $(READY)
 	$(PY) -m ruff check $(SOURCES)

@@ -91,7 +91,10 @@ def synth(
     if objective != "clock" and clock_ns is not None:
         raise InputError(f"--clock: the objective {objective} has no clock to meet")
     spec = load_spec(spec_file)
-    with nullcontext() if out is None else console.output_file(out) as file:
+    with (
+        nullcontext() if out is None else console.output_file(out) as file,
+        nullcontext() if netlist is None else console.output_file(netlist) as mapped,
+    ):
         if target is not None:
             report = _fpga(spec, target)
         else:
@@ -102,6 +105,7 @@ def synth(
                 objective=objective,
                 effort=effort,
                 wire_cap=wire_cap,
+                netlist=mapped,
                 progress=True,
             )
         data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -48,7 +49,7 @@ class BlockSpec(Part):
         500.0, gt=0, le=10_000, description="clock for the timing constraint and for seconds, MHz"
     )
 
-    def __init__(self, **data: Any):
+    def __init__(self, /, **data: Any):
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -67,27 +68,40 @@ class BlockSpec(Part):
         problems = []
         bad: set[tuple[str | int, ...]] = set()
         for item in error.errors(include_url=False):
-            path = tuple(item["loc"])
+            path = _field_path(cls, item["loc"])
             missing = item["type"] == "missing"
             bad.add(path)
             value = None if missing else item["input"]
             problems.append(Problem(path, _rule_text(item), value))
-        # Defaults stand in for the bad fields so that the rules between the others are checked too.
-        repaired = _without(data, bad)
-        if ("name",) in bad:
-            repaired["name"] = "unnamed"
-        if repaired != data:
-            try:
-                cls(**repaired)
-            except SpecError as second:
-                known = {problem.path for problem in problems}
-                problems += [
-                    problem
-                    for problem in second.problems
-                    if problem.path not in known
-                    and not any(problem.path[: len(path)] == path for path in bad)
-                ]
+        problems += cls._between(_without(data, bad), bad)
         return problems
+
+    @classmethod
+    def _between(cls, data: dict[str, Any], bad: set[tuple[str | int, ...]]) -> list[Problem]:
+        """Rules that the fields other than the bad ones break among themselves.
+
+        Defaults stand in for the bad fields, then in turn the other values that each could have: a
+        rule that some right value would satisfy is no news.
+        """
+        if ("name",) in bad:
+            data = {**data, "name": "unnamed"}
+        tried = [data]
+        for path in bad:
+            tried += [_with(data, path, value) for value in _stand_ins(cls, path)]
+        found: list[list[Problem]] = []
+        for candidate in tried:
+            try:
+                cls(**candidate)
+            except SpecError as error:
+                found.append(list(error.problems))
+            else:
+                return []
+        always = set.intersection(*({problem.path for problem in one} for one in found))
+        return [
+            problem
+            for problem in found[0]
+            if problem.path in always and not any(problem.path[: len(path)] == path for path in bad)
+        ]
 
     def canonical(self) -> str:
         """The specification as canonical JSON: sorted keys, every default written out."""
@@ -97,6 +111,57 @@ class BlockSpec(Part):
     def digest(self) -> str:
         """SHA-256 of :meth:`canonical`, as 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def part_of(annotation: Any) -> type[BaseModel] | None:
+    """The group of fields that an annotation stands for, None if it does not."""
+    candidates = (annotation, *typing.get_args(annotation))
+    return next(
+        (item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)),
+        None,
+    )
+
+
+def _field_path(model: type[BaseModel], place: Iterable[str | int]) -> tuple[str | int, ...]:
+    """A place of pydantic's less the names of alternatives that it appends for a union."""
+    path: tuple[str | int, ...] = ()
+    inside: type[BaseModel] | None = model
+    for step in place:
+        if isinstance(step, str):
+            if inside is None:
+                break
+            field = inside.model_fields.get(step)
+            inside = part_of(field.annotation) if field is not None else None
+        path = (*path, step)
+    return path
+
+
+def _stand_ins(model: type[BaseModel], path: tuple[str | int, ...]) -> list[Any]:
+    """Values that a field may have: every one of a choice, else its bounds."""
+    field = None
+    inside: type[BaseModel] | None = model
+    for step in path:
+        field = inside.model_fields.get(str(step)) if inside is not None else None
+        inside = part_of(field.annotation) if field is not None else None
+    if field is None or inside is not None:
+        return []
+    found: list[Any] = []
+    for kind in (field.annotation, *typing.get_args(field.annotation)):
+        if typing.get_origin(kind) is typing.Literal:
+            found += typing.get_args(kind)
+        elif kind is bool:
+            found += [True, False]
+    bounds = (getattr(rule, name, None) for rule in field.metadata for name in ("ge", "le"))
+    return found + [bound for bound in bounds if bound is not None]
+
+
+def _with(data: dict[str, Any], path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    """``data`` with a value at a path of mappings."""
+    first, *rest = path
+    if rest:
+        inner = data.get(str(first))
+        value = _with(inner if isinstance(inner, dict) else {}, tuple(rest), value)
+    return {**data, str(first): value}
 
 
 def _rule_text(item: Any) -> str:

@@ -78,9 +78,8 @@ def build(spec: BlockSpec, out: Path | str = "build") -> BuildResult:
             for name, text in files.items():
                 (work / name).write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        place = error.filename if error.filename is not None else target
         reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"{place}: cannot be written, {reason}") from None
+        raise InputError(f"{target}: cannot be written, {reason}") from None
     return BuildResult(folder=target, manifest=parse_manifest(files[FILE_NAME]))
 
 

@@ -14,11 +14,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from rtl_gen.errors import InputError
 
 VARIABLE = "RTLGEN_CACHE"
 
@@ -28,6 +30,9 @@ def cache_dir() -> Path:
 
     The user's own is ``$XDG_CACHE_HOME/rtlgen`` or ``~/.cache/rtlgen``, on macOS
     ``~/Library/Caches/rtlgen``, on Windows ``%LOCALAPPDATA%\\rtlgen``.
+
+    Raises:
+        InputError: there cannot be such a folder.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -39,8 +44,21 @@ def cache_dir() -> Path:
     else:
         path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rtlgen"
     path = path.absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    with _usable(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """A cache that cannot be written is for its owner to mend."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(
+            f"{path}: the cache cannot be written, {reason}; {VARIABLE} names another folder"
+        ) from None
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -121,29 +139,42 @@ def folder(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         key: from :func:`digest`.
         make: called with an empty folder that will be renamed, so nothing in it may depend on its
             own path. If it raises, nothing is kept.
+
+    Raises:
+        InputError: the cache cannot be written.
     """
     target = cache_dir() / kind / key
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / f".{key}.lock"):
+    with ExitStack() as stack:
+        with _usable(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            alone = stack.enter_context(_locked(target.parent / f".{key}.lock"))
         if not target.is_dir():
+            if alone:
+                # What a process that was killed has left of this entry.
+                for stale in target.parent.glob(f".{key}.*"):
+                    if stale.is_dir():
+                        shutil.rmtree(stale, ignore_errors=True)
             with new_folder(target) as work:
                 make(work)
     return target
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with its process, so none is left by a crash."""
+def _locked(file: Path) -> Iterator[bool]:
+    """One process at a time; the lock goes with its process, so none is left by a crash.
+
+    Yields whether there is such a lock on this platform; without it work is done twice at worst.
+    """
     try:
         import fcntl
-    except ImportError:  # no such lock on this platform: work is done twice at worst
-        yield
+    except ImportError:
+        yield False
         return
     with file.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield True
 
 
 def _move_over(work: Path, target: Path) -> None:

@@ -116,7 +116,7 @@ def build(spec_file: Path, out: Path, as_json: bool) -> None:
     from rtl_gen.specfile import load_spec
 
     spec = load_spec(spec_file)
-    with console.Progress(f"building {spec.name}", enabled=not as_json):
+    with console.Progress(f"building {spec.name}"):
         result = build_folder(spec, out)
     names = [*result.manifest.files, FILE_NAME]
     if as_json:
@@ -150,6 +150,7 @@ def list_blocks(as_json: bool) -> None:
 
 @console.command()
 @click.argument("block")
+@click.option("--json", is_flag=True, expose_value=False, help="A schema is JSON in any case.")
 def schema(block: str) -> None:
     """Print the JSON Schema of a BLOCK's specification.
 

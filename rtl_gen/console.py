@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
-import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hw.errors import SpecError
-from rtl_gen.errors import ReportedError
+from rtl_gen.cache import new_file
+from rtl_gen.errors import InputError, ReportedError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -47,6 +50,8 @@ def exit_status() -> Iterator[None]:
     except SpecError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
+        # What was half elaborated would complain at exit that nobody used it.
+        warnings.simplefilter("ignore")
         _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader has gone (`rtlgen list | head`). Python would complain once more at exit.
@@ -93,6 +98,37 @@ def _terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def output_file(target: Path) -> Iterator[Path]:
+    """A path to write what a person asked for to, that becomes ``target`` when all is well.
+
+    Enter it before the work begins, so that a place that cannot be written is said at once. Nothing
+    lies there in the meantime, which may be minutes.
+
+    Raises:
+        InputError: the place is a folder or cannot be written.
+    """
+    if target.is_dir():
+        raise InputError(f"{target}: must be a file or free, is a folder")
+    with tempfile.TemporaryDirectory(prefix="rtlgen-output-") as folder:
+        with _writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target.parent).close()
+        work = Path(folder, target.name)
+        yield work
+        with _writing(target), new_file(target) as beside:
+            shutil.copyfile(work, beside)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{target}: cannot be written, {reason}") from None
 
 
 def json_option(function: FC) -> FC:
@@ -156,10 +192,10 @@ def _is_number(cell: Any) -> bool:
 
 
 class Progress:
-    """Progress of one task on standard error, shown once the task has taken two seconds.
+    """Progress of one task, shown once the task has taken two seconds.
 
-    On a terminal it is a bar that goes when the task ends; elsewhere one line for each new
-    description, so that a log stays readable. Use as a context manager::
+    It is a bar on standard error that goes when the task ends, drawn only if that is a terminal:
+    with ``--json`` too, which has standard output for itself. Use as a context manager::
 
         with Progress("verilating", total=4) as progress:
             progress.advance()
@@ -168,7 +204,7 @@ class Progress:
     Args:
         description: what is being done.
         total: steps, or None if unknown.
-        enabled: False (for ``--json`` or ``--quiet``) shows nothing.
+        enabled: False shows nothing.
     """
 
     def __init__(self, description: str, total: float | None = None, *, enabled: bool = True):
@@ -180,12 +216,9 @@ class Progress:
         self._timer: threading.Timer | None = None
         self._bar: RichProgress | None = None
         self._task: Any = None
-        self._shown = False
-        self._start = 0.0
 
     def __enter__(self) -> Progress:
-        self._start = time.monotonic()
-        if self._enabled:
+        if self._enabled and sys.stderr.isatty():
             self._timer = threading.Timer(PROGRESS_AFTER, self._show)
             self._timer.daemon = True
             self._timer.start()
@@ -222,7 +255,6 @@ class Progress:
     ) -> None:
         """Any of: steps done, steps in all, what is being done."""
         with self._lock:
-            changed = description is not None and description != self._description
             self._done = self._done if done is None else done
             self._total = self._total if total is None else total
             self._description = self._description if description is None else description
@@ -233,16 +265,10 @@ class Progress:
                     total=self._total,
                     description=self._description,
                 )
-            elif self._shown and changed:
-                self._line()
 
     def _show(self) -> None:
         with self._lock:
             if not self._enabled:
-                return
-            self._shown = True
-            if not sys.stderr.isatty():
-                self._line()
                 return
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -259,6 +285,3 @@ class Progress:
                 self._description, total=self._total, completed=int(self._done)
             )
             self._bar.start()
-
-    def _line(self) -> None:
-        click.echo(f"{self._description} …", err=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pydantic import BaseModel
 
 from hw.block import block, spec_from_dict
 from hw.errors import Problem, SpecError
-from hw.spec import BlockSpec
+from hw.spec import BlockSpec, part_of
 from rtl_gen.errors import FileProblem, SpecFileError
 from rtl_gen.reserved import name_problems
 
@@ -78,16 +77,12 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
         text = f"(root): must be a mapping of fields, got {given}"
         raise SpecFileError(file, [*tree.problems, FileProblem(line, column, text)])
     problems = list(tree.problems)
-    # The fields become keyword arguments, among which this one name cannot be.
-    data = {name: value for name, value in tree.data.items() if name != "self"}
-    found = []
-    if "self" in tree.data:
-        found.append(Problem(("self",), "unknown field", tree.data["self"]))
+    found: list[Problem] = []
     try:
-        spec = spec_from_dict(data)
+        spec = spec_from_dict(tree.data)
     except SpecError as error:
         found += error.problems
-    if isinstance(name := data.get("name"), str):
+    if isinstance(name := tree.data.get("name"), str):
         found += name_problems(name)
     problems += _placed(tree, found)
     if problems:
@@ -245,7 +240,7 @@ def _placed(tree: _Tree, problems: Iterable[Problem]) -> list[FileProblem]:
     model = _model(tree.data)
     gathered: dict[PathParts, tuple[list[str], Any]] = {}
     for problem in problems:
-        path = _field_path(model, problem)
+        path = problem.path
         if any(path[: len(refused)] == refused for refused in tree.refused):
             continue
         rules, _ = gathered.setdefault(path, ([], problem.value))
@@ -281,31 +276,6 @@ def _model(data: Any) -> type[BaseModel] | None:
         return None
 
 
-def _part(annotation: Any) -> type[BaseModel] | None:
-    """The group of fields that an annotation stands for, if it does."""
-    candidates = (annotation, *typing.get_args(annotation))
-    return next(
-        (item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)),
-        None,
-    )
-
-
-def _field_path(model: type[BaseModel] | None, problem: Problem) -> PathParts:
-    """A problem's path less what pydantic appends for the alternatives of a union."""
-    path: PathParts = ()
-    for part in problem.path:
-        if model is None:
-            return path or problem.path
-        path = (*path, part)
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        if field is None:
-            return path
-        model = _part(field.annotation)
-    return path
-
-
 def _worded(rule: str) -> str:
     """A rule of pydantic in the words of the others."""
     if re.fullmatch(r"input should be a valid dictionary or instance of \w+", rule):
@@ -322,7 +292,7 @@ def _suggestion(model: type[BaseModel] | None, path: PathParts) -> str:
     """The nearest name of a field, if one is near."""
     for part in path[:-1]:
         field = model.model_fields.get(str(part)) if model is not None else None
-        model = _part(field.annotation) if field is not None else None
+        model = part_of(field.annotation) if field is not None else None
     near = difflib.get_close_matches(str(path[-1]), model.model_fields if model else (), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 

@@ -17,6 +17,7 @@ from hw.spec import BlockSpec
 from rtl_gen.cache import cache_dir, digest, folder, tool_versions
 from rtl_gen.console import Progress
 from rtl_gen.errors import ToolError
+from rtl_gen.manifest import CLOCK_PORT, RESET_PORT, stream_records
 from sim import toolchain
 from sim.compiled import Tally
 from sim.harness import compile as harness_compile
@@ -52,6 +53,7 @@ def run(
     exhaustive_jobs: int = 600,
     wave: Path | None = None,
     speed_cycles: int | None = None,
+    fast: bool = False,
     progress: bool = True,
 ) -> CocotbResult:
     """The bench against a Verilog text.
@@ -62,12 +64,13 @@ def run(
         exhaustive_jobs: largest number of jobs for which every operand is tried.
         wave: file that receives the FST.
         speed_cycles: instead, one run of at least so many cycles, to be timed.
+        fast: see :func:`build`.
 
     Raises:
         ToolMissingError, ToolError: a tool is missing or failed, or left no results.
     """
     with Progress(f"compiling the cocotb bench of {spec.name}", enabled=progress) as shown:
-        simulator = build(spec, verilog, trace=wave is not None)
+        simulator = build(spec, verilog, trace=wave is not None, fast=fast)
         with tempfile.TemporaryDirectory(prefix="rtlgen-bench-") as name:
             work = Path(name)
             request = {
@@ -89,8 +92,13 @@ def run(
             return _result(work, log, wave, status)
 
 
-def build(spec: BlockSpec, verilog: str, *, trace: bool) -> Path:
+def build(spec: BlockSpec, verilog: str, *, trace: bool, fast: bool = False) -> Path:
     """The folder with the simulator of a text, from the cache if it was built before.
+
+    Args:
+        trace: with support for FST waveforms.
+        fast: with the optimisation that Verilator's makefile asks for. It costs more time than it
+            saves in a verification of some thousand cycles that Python drives.
 
     Raises:
         ToolMissingError: make, perl, g++ or Verilator is not there.
@@ -100,13 +108,15 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool) -> Path:
         toolchain.tool(name)
     toolchain.verilator_home()
     sharing = harness_compile.repeated_modules(verilog)
+    control = control_file(spec, sharing)
     key = digest(
         {
             "verilog": verilog,
-            "sharing": sharing,
+            "control": control,
             "trace": trace,
+            "fast": fast,
             "tools": [toolchain.versions(), dict(tool_versions("cocotb")), sys.executable],
-            "form": 1,
+            "form": 2,
         }
     )
 
@@ -115,13 +125,10 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool) -> Path:
         with tempfile.TemporaryDirectory(prefix="rtlgen-cocotb-") as name:
             work = Path(name)
             (work / "design.v").write_text(verilog)
-            sources = [str(work / "design.v")]
-            if sharing:
-                (work / "sharing.vlt").write_text(sharing)
-                sources.insert(0, str(work / "sharing.vlt"))
+            (work / "control.vlt").write_text(control)
             job = {
                 "top": spec.name,
-                "sources": sources,
+                "sources": [str(work / "control.vlt"), str(work / "design.v")],
                 "args": _build_args(trace, work, shared=bool(sharing)),
                 "trace": trace,
                 "build_dir": str(work / "build"),
@@ -132,15 +139,31 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool) -> Path:
                 "verilator",
                 cwd=work,
                 keep=key[:16],
-                extra=_environment(trace),
+                # The compiler's own temporary files go with the folder, whatever ends it.
+                extra={**_environment(fast), "TMPDIR": str(work)},
             )
             (work / "build" / spec.name).rename(place / spec.name)
 
     return folder("cocotb", key, make)
 
 
+def control_file(spec: BlockSpec, sharing: str) -> str:
+    """A Verilator control file that shows the bench the ports of the top module and nothing else.
+
+    cocotb's runner makes every wire of a design public. That keeps Verilator from optimising, and
+    of a large core compiles for a quarter of an hour into a table of names that nobody looks up.
+    """
+    ports = [CLOCK_PORT, RESET_PORT]
+    for stream in stream_records(spec):
+        ports += [stream.ports.payload, stream.ports.valid, stream.ports.ready]
+    lines = [sharing.rstrip("\n") or "`verilator_config"]
+    lines += [f'public_flat_rw -module "{spec.name}" -var "{port}"' for port in ports]
+    return "\n".join([*lines, ""])
+
+
 def _build_args(trace: bool, work: Path, *, shared: bool) -> list[str]:
     args = ["-O3", "--x-assign", "unique", "--x-initial", "unique", "--timescale", "1ns/1ps"]
+    args.append("--no-public-flat-rw")  # see `control_file`
     args.append("-Wno-fatal")  # as in sim.harness.compile: warnings are for sim.lint
     # A unit of its own for the precompiled header fails on larger designs.
     args += ["--output-split", "0"] if not shared else ["--output-split", "20000"]
@@ -156,14 +179,12 @@ def _build_args(trace: bool, work: Path, *, shared: bool) -> list[str]:
     return args
 
 
-def _environment(trace: bool) -> dict[str, str]:
+def _environment(fast: bool = False) -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    return {
-        "PYTHONPATH": path,
-        # Without it the rule for Verilator's precompiled header names a file that is not there.
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
-    }
+    # Without it the rule for Verilator's precompiled header names a file that is not there.
+    flags = ["CFG_CXXFLAGS_PCH_I=-include", *([] if fast else ["OPT_FAST=-O0"])]
+    return {"PYTHONPATH": path, "MAKEFLAGS": " ".join(flags)}
 
 
 def _simulate(
@@ -177,7 +198,7 @@ def _simulate(
         "trace": str(wave) if wave is not None else None,
     }
     (work / "test.json").write_text(json.dumps(job))
-    env = {**toolchain.verilator_environment(), **_environment(wave is not None)}
+    env = {**toolchain.verilator_environment(), **_environment()}
     env["RTLGEN_BENCH"] = str(work / "request.json")
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,11 @@ def main() -> None:
     """Entry of the process."""
     kind, file = sys.argv[1:]
     job = json.loads(Path(file).read_text())
-    if kind == "build":
-        build(job)
-    else:
-        test(job)
+    try:
+        (build if kind == "build" else test)(job)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        # What the tool itself said stands before this, and is what its caller shows.
+        raise SystemExit(f"cocotb: {error}") from None
 
 
 if __name__ == "__main__":

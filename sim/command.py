@@ -36,6 +36,13 @@ from rtl_gen import console
     show_default=True,
     help="Which benches run.",
 )
+@click.option(
+    "--verilog",
+    "verilog_file",
+    metavar="FILE.v",
+    type=click.Path(path_type=Path),
+    help="Another text for this specification, an edited one, in place of what it emits.",
+)
 @click.option("--wave", is_flag=True, help="Leave a waveform (FST).")
 @click.option(
     "-o",
@@ -53,6 +60,7 @@ def verify(
     seed: int,
     jobs: int,
     bench: str,
+    verilog_file: Path | None,
     wave: bool,
     out: Path,
     as_json: bool,
@@ -74,7 +82,7 @@ def verify(
         works=jobs,
         benches=cast(verification.Benches, bench),
         wave=out / f"{spec.name}.fst" if wave else None,
-        progress=not as_json,
+        verilog=None if verilog_file is None else _text(verilog_file),
     )
     if as_json:
         console.echo_json(report.as_dict())
@@ -85,11 +93,36 @@ def verify(
         raise VerificationError("\n".join(report.problems))
 
 
+def _text(file: Path) -> str:
+    """The text of a Verilog file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from rtl_gen.errors import InputError
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{file}: cannot be read, {reason}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file}: must be UTF-8 text, got byte 0x{error.object[error.start]:02x}"
+        ) from None
+
+
 def _print(report: Any) -> None:
     lint = ", ".join(
         f"{item.tool} {'accepts' if item.accepted else 'complains'}" for item in report.lint
     )
     click.echo(f"{report.spec.name}: lint: {lint}")
+    if report.benches:
+        _print_benches(report)
+    click.echo(f"{report.spec.name}: {'passed' if report.passed else 'FAILED'}")
+
+
+def _print_benches(report: Any) -> None:
     seeds = report.seeds
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
     console.echo_table(
@@ -120,8 +153,8 @@ def _print(report: Any) -> None:
     )
     hit = len(report.points) - len(report.missed)
     click.echo(f"functional coverage: {hit} of {len(report.points)} points")
-    for point in report.missed:
-        click.echo(f"  not hit: {point}")
+    if not any(bench.failure for bench in report.benches):  # which ends a bench early
+        for point in report.missed:
+            click.echo(f"  not hit: {point}")
     if report.wave is not None:
         click.echo(f"waveform: {report.wave}")
-    click.echo(f"{report.spec.name}: {'passed' if report.passed else 'FAILED'}")

@@ -11,13 +11,17 @@ import numpy as np
 from hw.block import block
 from hw.spec import BlockSpec
 from rtl_gen.errors import ToolError
-from sim import stimulus
+from sim import source, stimulus
 from sim.harness import model as harness
 from sim.harness.compile import RUN_SHORT
 from sim.harness.model import Model, Run, load
+from sim.stalls import Stall, Stalls
 from sim.stimulus import Failure, Scenario, Stimulus
 
 CheckEffort = Literal["quick", "full"]
+
+PATIENCE = 64
+"""Cycles in which a block has to take what it can take without its other inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class Tally:
 def run_scenario(model: Model, stim: Stimulus, tally: Tally | None = None) -> Failure | None:
     """One scenario through a model; what was wrong first, or None."""
     scenario = stim.scenario
+    if scenario.order:
+        return _run_in_order(model, stim, tally)
     # Ten times what the block needs at one transfer in twenty cycles is a hang, not patience.
     idle = 2_000 + 2 * stim.predicted_cycles()
     run = model.run(
@@ -100,7 +106,57 @@ def run_scenario(model: Model, stim: Stimulus, tally: Tally | None = None) -> Fa
     return None
 
 
-def _judge(stim: Stimulus, run: Run, when: str, *, whole: bool) -> Failure | None:
+def _run_in_order(model: Model, stim: Stimulus, tally: Tally | None) -> Failure | None:
+    """A scenario with an ``order``: one input at a time, the outputs blocked meanwhile."""
+    name, cycles = stim.scenario.name, 0
+    outputs = source.names(model.streams, "out")
+    closed = Stalls(streams=dict.fromkeys(outputs, Stall(bits=(1,) * (PATIENCE + 1) + (0,))))
+    for position, stream in enumerate(stim.scenario.order):
+        run = model.run(
+            {stream: stim.inputs[stream]},
+            {},
+            stalls=closed,
+            max_cycles=PATIENCE,
+            reset=position == 0,
+            drain=0,
+            check=False,
+        )
+        cycles += run.total_cycles
+        when = f" while {stream} is offered"
+        failure = _judge(stim, run, when, whole=False)
+        if failure is None and run.accepted[stream] != stim.inputs[stream].beats:
+            beats = f"{run.accepted[stream]} of {stim.inputs[stream].beats} beats"
+            failure = Failure(
+                kind="input",
+                scenario=name,
+                text=f"{name}{when}: {beats} were taken within {PATIENCE} cycles",
+                stream=stream,
+                expected=stim.inputs[stream].beats,
+                observed=run.accepted[stream],
+            )
+        if failure is not None:
+            return failure
+    # The results stand for a while before anybody takes them.
+    waited = model.run(
+        {}, stim.expect, stalls=closed, max_cycles=PATIENCE, reset=False, check=False
+    )
+    failure = _judge(stim, waited, " while results wait", whole=False)
+    if failure is not None:
+        return failure
+    run = model.run({}, stim.expect, reset=False, idle_limit=2_000, check=False)
+    cycles += waited.total_cycles
+    failure = _judge(stim, run, " when results are taken", whole=True, offered=False)
+    if failure is None and tally is not None:
+        tally.scenarios += 1
+        tally.works += stim.works
+        tally.vectors += stim.vectors
+        tally.cycles += cycles + run.total_cycles
+    return failure
+
+
+def _judge(
+    stim: Stimulus, run: Run, when: str, *, whole: bool, offered: bool = True
+) -> Failure | None:
     # A wrong value that came before the hang or the broken rule is the first thing to say.
     wrong = stimulus.compare(stim, run.packed, run.output_cycles, when=when)
     if wrong is not None:
@@ -121,7 +177,7 @@ def _judge(stim: Stimulus, run: Run, when: str, *, whole: bool) -> Failure | Non
             text=f"{name}{when}: {run.failure} (cycle {run.violation})",
             cycle=run.violation,
         )
-    return stimulus.check_accepted(stim, run.accepted) if whole else None
+    return stimulus.check_accepted(stim, run.accepted) if whole and offered else None
 
 
 def run_scenarios(
@@ -138,7 +194,7 @@ def run_scenarios(
 def plan_scenarios(
     spec: BlockSpec, seeds: Iterable[int], effort: CheckEffort
 ) -> Iterator[Scenario]:
-    """What the compiled bench tries: by seed, then directed, then every operand if they are few."""
+    """What the compiled bench tries: by seed, directed, at limits, every operand where few."""
     quick = effort == "quick"
     for seed in seeds:
         yield from stimulus.scenarios(
@@ -159,6 +215,8 @@ def plan_scenarios(
     length = int(block(spec.block).timing.cycles(spec, few))
     for cycle in range(min(length, 40 if quick else 200)):
         yield Scenario(name=f"reset in cycle {cycle}", works=few, reset_at=cycle)
+    yield from stimulus.orders(spec, rng)
+    yield from stimulus.boundaries(spec, rng)
     yield from stimulus.exhaustive(spec, most_jobs=20_000 if quick else 400_000)
 
 

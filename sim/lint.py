@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hw.spec import BlockSpec
-from sim import source, toolchain
+from rtl_gen import build
+from rtl_gen.waivers import WAIVERS
+from sim import toolchain
 
 _YOSYS = """
 import sys
@@ -42,6 +44,12 @@ class LintResult:
     accepted: bool
     words: str = ""
 
+    @property
+    def refused(self) -> bool:
+        """Whether Verilator found an error in the text, no mere warning: it compiles no model."""
+        error = r"^%Error(?!: Exiting due to \d+ warning)"
+        return self.tool == "verilator" and re.search(error, self.words, re.M) is not None
+
 
 def lint(
     spec: BlockSpec, verilog: str | None = None, waivers: str | None = None
@@ -55,13 +63,13 @@ def lint(
     Raises:
         ToolMissingError: Verilator is not there.
     """
-    text = source.design_verilog(spec) if verilog is None else verilog
+    text = build.verilog(spec) if verilog is None else verilog
     with tempfile.TemporaryDirectory(prefix="rtlgen-lint-") as name:
         folder = Path(name)
         design = folder / f"{spec.name}.v"
         design.write_text(text)
         control = folder / f"{spec.name}.vlt"
-        control.write_text(source.waivers() if waivers is None else waivers)
+        control.write_text(WAIVERS if waivers is None else waivers)
         results = [_verilator(design, control, spec.name), _yosys(design, spec.name)]
         iverilog = shutil.which("iverilog")
         if iverilog is not None:
@@ -79,7 +87,7 @@ def _verilator(design: Path, control: Path, top: str) -> LintResult:
 def _yosys(design: Path, top: str) -> LintResult:
     # In a process of its own: an error ends it, and a success is what it says at its end.
     done = _run([sys.executable, "-c", _YOSYS, str(design), top], design.parent)
-    words = done.stdout
+    words = done.stdout.replace(f"{design.parent}/", "")
     finished = done.returncode == 0 and words.rstrip().endswith("all passes ran")
     accepted = finished and "Warning:" not in words
     return LintResult(tool="yosys", accepted=accepted, words="" if accepted else _last(words))

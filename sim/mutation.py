@@ -12,6 +12,7 @@ one that is noticed only because Verilator refuses it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -168,6 +170,7 @@ class Mutant:
         core: the core that it is tried on, and ``spec`` the name of its specification.
         module: the module of the generator that is changed.
         old, new: its text before and after; ``old`` occurs once in the module.
+        also: further such pairs, without which the first makes no difference.
     """
 
     name: str
@@ -177,6 +180,7 @@ class Mutant:
     module: str
     old: str
     new: str
+    also: tuple[tuple[str, str], ...] = ()
 
 
 SHELL, ACCUMULATOR, HEAP = "hw.lib.gemm_shell", "hw.lib.accumulator", "hw.lib.heap"
@@ -196,15 +200,25 @@ def _on_mac(spec: str) -> dict[str, str]:
     return {"mac_core": spec}
 
 
+def _both(statement: str, condition: str) -> str:
+    """``x.eq(y)`` as ``x.eq((y) & condition)``."""
+    target, value = statement.split(".eq(", 1)
+    return f"{target}.eq(({value} & {condition})"
+
+
 # name, module, where, what is wrong, before, after.
 _Entry = tuple[str, str, Mapping[str, str], str, str, str]
 
 _STAGES = "valid[i] & (~valid[i + 1] | move[i + 1])"
 _LEGS = "hold.replicate(width) & y"
 _ADDEND_FLAG = '"addend": first_step & last_pass & accumulate'
+_JOB_READY = "self.i_job.ready.eq(~active | finish)"
+_A_READY = "operand.ready.eq(~a_full | a_move)"
+_W_READY = "weights.ready.eq(~w_full | fire)"
 _C_READY = 'self.i_c.ready.eq(valid[cuts] & out_free & final["addend"])'
 _O_VALID = 'm.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))'
 _WORD = "word = results[n].word_select(row, spec.result_bits)"
+_STAGED = 'staged = [{name: Signal(name=f"{name}_{i}") for name in control}'
 _Z_LINE = "negate = {p: z[p] if z is not None else self.first for p in plan.negated}"
 
 _CONTROL: tuple[_Entry, ...] = (
@@ -223,27 +237,39 @@ _CONTROL: tuple[_Entry, ...] = (
     ("first_step_lost", SHELL, LUT_ONLY, "only the first pass has a first step",
      "first_step.eq(last_step)", "first_step.eq(0)"),
     ("job_ready_late", SHELL, BOTH, "a bubble between jobs",
-     "self.i_job.ready.eq(~active | finish)", "self.i_job.ready.eq(~active)"),
+     _JOB_READY, "self.i_job.ready.eq(~active)"),
     ("job_ready_early", SHELL, BOTH, "a job is taken while another runs",
-     "self.i_job.ready.eq(~active | finish)", "self.i_job.ready.eq(1)"),
+     _JOB_READY, "self.i_job.ready.eq(1)"),
     ("job_never_ends", SHELL, BOTH, "a finished job stays active",
      "with m.If(finish):", "with m.If(Const(0)):"),
     ("a_accept_while_full", SHELL, BOTH, "activations are taken into a full register",
-     "operand.ready.eq(~a_full | a_move)", "operand.ready.eq(1)"),
+     _A_READY, "operand.ready.eq(1)"),
     ("a_ready_late", SHELL, BOTH, "a bubble between steps of activations",
-     "operand.ready.eq(~a_full | a_move)", "operand.ready.eq(~a_full)"),
+     _A_READY, "operand.ready.eq(~a_full)"),
     ("a_load_without_ready", SHELL, BOTH, "activations are loaded without ready",
      "a_load.eq(operand.valid & operand.ready)", "a_load.eq(operand.valid)"),
     ("a_used_twice", SHELL, BOTH, "the activations' register never empties",
      "a_full.eq(a_load | (a_full & ~a_move))", "a_full.eq(a_load | a_full)"),
     ("w_accept_while_full", SHELL, BOTH, "weights are taken into a full register",
-     "weights.ready.eq(~w_full | fire)", "weights.ready.eq(1)"),
+     _W_READY, "weights.ready.eq(1)"),
     ("w_load_without_ready", SHELL, BOTH, "weights are loaded without ready",
      "w_load.eq(weights.valid & weights.ready)", "w_load.eq(weights.valid)"),
     ("w_load_without_valid", SHELL, BOTH, "weights are loaded without valid",
      "w_load.eq(weights.valid & weights.ready)", "w_load.eq(weights.ready)"),
     ("w_used_twice", SHELL, BOTH, "the weights' register never empties",
      "w_full.eq(w_load | (w_full & ~fire))", "w_full.eq(w_load | w_full)"),
+    ("job_waits_for_a", SHELL, BOTH, "a job is taken only beside activations",
+     _JOB_READY, _both(_JOB_READY, "operand.valid")),
+    ("job_waits_for_o", SHELL, BOTH, "a job is taken only while results are",
+     _JOB_READY, _both(_JOB_READY, "out.ready")),
+    ("a_waits_for_job", SHELL, BOTH, "activations are not taken before their job is there",
+     _A_READY, _both(_A_READY, "(active | self.i_job.valid)")),
+    ("a_waits_for_w", SHELL, BOTH, "activations are taken only beside weights",
+     _A_READY, _both(_A_READY, "weights.valid")),
+    ("w_waits_for_job", SHELL, BOTH, "weights are not taken before their job is",
+     _W_READY, _both(_W_READY, "active")),
+    ("w_waits_for_a", SHELL, BOTH, "weights are taken only beside activations",
+     _W_READY, _both(_W_READY, "operand.valid")),
     ("fire_without_w", SHELL, BOTH, "a step fires without weights",
      "valid[0].eq(active & f_full & w_full)", "valid[0].eq(active & f_full)"),
     ("fire_without_a", SHELL, BOTH, "a step fires without activations",
@@ -318,6 +344,12 @@ _CONTROL: tuple[_Entry, ...] = (
      'slices["i_cut_en"] = Cat(*move[:cuts])', 'slices["i_cut_en"] = Const((1 << cuts) - 1, cuts)'),
 )  # fmt: skip
 
+# A step that survives a reset without what the accumulators are to do with it gives no result and
+# takes no addend, and has left before the next one comes: that is not wrong.
+_ALSO: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "reset_forgets_stage": ((_STAGED, _STAGED.replace('_{i}"', '_{i}", reset_less=True')),),
+}
+
 _ARITHMETIC: tuple[_Entry, ...] = (
     ("offset_by_one", ACCUMULATOR, BOTH, "the constant of a step's sum is off by one",
      "return 2 ** (bits - 1) - 1", "return 2 ** (bits - 1)"),
@@ -349,7 +381,12 @@ _ARITHMETIC: tuple[_Entry, ...] = (
      "assign co = (a & b) | (c & (a ^ b));", "assign co = (a & b) | (a & c);"),
     ("adder_ignores_carry", HEAP, BOTH, "the carry-propagate adder ignores its carry",
      "{1'b0, b} + {{(WIDTH){1'b0}}, ci};", "{1'b0, b};"),
-    ("half_adder_carry", HEAP, {"lut_core": "serial", "mac_core": "odd"},
+    ("step_up_ignored", HEAP, BOTH, "the upper half takes every sum as positive",
+     "{(WIDTH){~up}}", "{(WIDTH){1'b0}}"),
+    ("step_carry", HEAP, BOTH, "the upper half ignores its carry",
+     "wire [WIDTH:0] sum = {1'b0, a} + {1'b0, {(WIDTH){~up}}} + {{(WIDTH){1'b0}}, ci};",
+     "wire [WIDTH:0] sum = {1'b0, a} + {1'b0, {(WIDTH){~up}}};"),
+    ("half_adder_carry", HEAP, {"lut_core": "symmetric", "mac_core": "odd"},
      "a half adder has no carry",
      "self.m.d.comb += carry.eq(values[0] & values[1])", "self.m.d.comb += carry.eq(0)"),
     ("constant_carry", HEAP, {"lut_core": "serial", "mac_core": "odd"},
@@ -458,6 +495,12 @@ _LUT: tuple[_Entry, ...] = (
      "self.m.If(shifted > 127)", "self.m.If(shifted > 128)"),
     ("clip_low", FRONT, _on_lut("int8"), "the smallest entry is clipped by one too much",
      "result.eq(-128)", "result.eq(-127)"),
+    ("clip_low_late", FRONT, _on_lut("int8"), "an entry just below the smallest wraps",
+     "self.m.Elif(shifted < -128)", "self.m.Elif(shifted < -129)"),
+    ("clip_high_value", FRONT, _on_lut("int8"), "the largest entry is clipped by one too much",
+     "result.eq(127)", "result.eq(126)"),
+    ("shift_ignored", FRONT, _on_lut("int8"), "entries are not shifted",
+     "shifted.eq(((wide >> self.shift) + 1) >> 1)", "shifted.eq((wide + 1) >> 1)"),
     ("port_row_of_tables", FRONT, _on_lut("port"), "every row gets the first row's tables",
      "t.word_select(row * count + i, width)", "t.word_select(i, width)"),
     ("port_row_of_sums", FRONT, _on_lut("port"), "every row gets the first row's sum",
@@ -486,7 +529,7 @@ _MAC: tuple[_Entry, ...] = (
     ("booth_below", BOOTH, _on_mac("twos"), "digits overlap at the wrong bit",
      "below = high", "below = low"),
     ("booth_odd_sign", BOOTH, _on_mac("odd"), "an odd number of bits is not sign-extended",
-     "bits.append(bits[-1])", "bits.append(Const(0, 1))"),
+     "bits.append(bits[-1])", "bits.append(Signal())"),
     ("booth_lines_swapped", BOOTH, _on_mac("zero"), "one and two are swapped at the port",
      "Digit(value[3 * i], value[3 * i + 1], value[3 * i + 2])",
      "Digit(value[3 * i + 1], value[3 * i], value[3 * i + 2])"),
@@ -540,7 +583,16 @@ def mutants() -> tuple[Mutant, ...]:
     for name, module, where, what, old, new in (*_CONTROL, *_ARITHMETIC, *_LUT, *_MAC):
         for core, spec in where.items():
             found.append(
-                Mutant(name=name, what=what, core=core, spec=spec, module=module, old=old, new=new)
+                Mutant(
+                    name=name,
+                    what=what,
+                    core=core,
+                    spec=spec,
+                    module=module,
+                    old=old,
+                    new=new,
+                    also=_ALSO.get(name, ()),
+                )
             )
     return tuple(found)
 
@@ -558,16 +610,18 @@ def mutated_source(mutant: Mutant) -> str:
     """The text of the mutant's module with the change in it.
 
     Raises:
-        MutantError: the text before does not occur exactly once.
+        MutantError: a text before does not occur exactly once.
     """
     found = importlib.util.find_spec(mutant.module)
     if found is None or found.origin is None:
         raise MutantError(f"{mutant.module}: no such module")
     text = Path(found.origin).read_text()
-    count = text.count(mutant.old)
-    if count != 1:
-        raise MutantError(f"{mutant.module}: {count} places instead of one have {mutant.old!r}")
-    return text.replace(mutant.old, mutant.new)
+    for old, new in ((mutant.old, mutant.new), *mutant.also):
+        count = text.count(old)
+        if count != 1:
+            raise MutantError(f"{mutant.module}: {count} places instead of one have {old!r}")
+        text = text.replace(old, new)
+    return text
 
 
 # The changed module is loaded from its text in a process that does nothing but elaborate.
@@ -641,6 +695,7 @@ class Outcome:
         return self.status in ("caught", "passed")
 
 
+@functools.cache
 def original_verilog(core: str, name: str) -> str:
     """The Verilog of an unchanged design."""
     from rtl_gen.emit import emit_verilog
@@ -683,7 +738,9 @@ def try_mutant(mutant: Mutant) -> Outcome:
         if failure is not None:
             # A text that does not even compile shows nothing about the checks.
             status = "invalid" if failure.kind == "build" else "caught"
-            kind, words = failure.kind, failure.text.splitlines()[0]
+            lines = failure.text.splitlines()
+            errors = [line for line in lines if line.startswith("%Error")]
+            kind, words = failure.kind, (errors or lines)[0]
     except MutantError as error:
         status, words = "invalid", str(error)
     return Outcome(
@@ -744,7 +801,8 @@ def mutation(core: str, part: str, only_list: bool, jobs: int, as_json: bool) ->
         for outcome in outcomes(chosen, jobs=jobs):
             found.append(outcome)
             progress.advance()
-    found.sort(key=lambda item: (item.core, item.name != "(unchanged)"))
+    place = {(mutant.core, mutant.name): number for number, mutant in enumerate(chosen)}
+    found.sort(key=lambda item: (item.core, place.get((item.core, item.name), -1), item.spec))
     bad = [item for item in found if not item.good]
     counts = _counts(found)
     seconds = time.perf_counter() - began
@@ -762,8 +820,11 @@ def mutation(core: str, part: str, only_list: bool, jobs: int, as_json: bool) ->
             [[i.core, i.name, i.spec, i.what, i.status, i.kind, _place(i)] for i in found],
         )
         for name, count in counts.items():
+            kinds = Counter(i.kind for i in found if i.core == name and i.status == "caught")
+            by = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
             click.echo(
-                f"{name}: {count['caught']} of {count['mutants']} mutants caught, "
+                f"{name}: {count['caught']} of {count['mutants']} mutants caught"
+                f"{f' (by {by})' if by else ''}, "
                 f"{count['passed']} of {count['designs']} unchanged designs passed"
             )
         click.echo(f"{seconds:.0f} s")

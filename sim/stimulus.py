@@ -35,6 +35,8 @@ class Scenario:
         seed: of the stall patterns.
         reset_at: a reset in mid-job in this cycle; everything is offered again afterwards.
         plan: instead of ``works``: a whole GEMM (exhaustive operands).
+        order: the inputs one after another: each offers its beats once all beats of the one before
+            were taken, and nothing is taken from the outputs until the last one is through.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scenario:
     seed: int = 0
     reset_at: int | None = None
     plan: gemm.GemmPlan | None = None
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +441,125 @@ def deepest(spec: BlockSpec, rng: np.random.Generator, *, most_cycles: int) -> S
             )
         )
     return Scenario(name="largest K, extreme operands", works=tuple(works))
+
+
+def boundaries(
+    spec: BlockSpec, rng: np.random.Generator, *, most_values: int = 64
+) -> Iterator[Scenario]:
+    """Every lane at the values around each power of two, its neighbours held at a few others.
+
+    Clips, roundings and widths have their limits at such values and at sums of a few of them. A
+    random step meets one given sum of two 8 bit operands once in hundreds of steps, and where it
+    also takes a given shift and given weights, once in tens of thousands. Here one lane in four
+    goes through its values while the others stand at an end, at zero or at one beside it; first
+    the activations, against constant and random weights and under each further operand, then the
+    weights of every width with their zero points, against constant and random activations. One job
+    a step; nothing for blocks that are no GEMM cores.
+
+    Args:
+        most_values: an operand that has no more values than this goes through all of them.
+    """
+    if not isinstance(spec, GemmSpec):
+        return
+    tile, top = spec.tile, spec.max_weight_bits
+    a_low, a_high = spec.activations.low, spec.activations.high
+    w_low, w_high = contract.weight_range(spec.weight_encoding, top)
+    w_step = 2 if spec.weight_encoding == "bipolar" else 1
+    a = _ladders(a_low, a_high, 1, tile.k, most_values)
+    # The first rows show one operand as it is: each constant, −1 as the code of all ones.
+    w_held = _held(w_low, w_high, w_step)[:, None].repeat(tile.k, axis=1)
+    w = _with_random(rng, w_held, w_low, w_high, w_step, 2 * tile.n)
+    z = None
+    if spec.zero_point:
+        z = rng.integers(0, 2**top, size=len(w))
+        z[: len(w_held)] = np.where(w_held[:, 0] == w_high, 0, 2**top - 1)
+    for extra in _extras(spec):
+        yield Scenario(
+            name=f"boundary values of A{_named(extra)}",
+            plan=gemm.tile(spec, a, w, z=z, weight_bits=top, extra=extra),
+        )
+    a_held = _held(a_low, a_high, 1)[:, None].repeat(tile.k, axis=1)
+    a = _with_random(rng, a_held, a_low, a_high, 1, 2 * tile.m)
+    # Where all widths make the same single pass, narrow weights are wide ones of small values.
+    for bits in range(1 if spec.max_passes > 1 else top, top + 1):
+        low, high = contract.weight_range(spec.weight_encoding, bits)
+        w = _ladders(low, high, w_step, tile.k, most_values)
+        z = None
+        if spec.zero_point:
+            zeros = np.unique([0, 1, 2 ** (bits - 1), 2**bits - 1])
+            z = np.tile(zeros, len(w))
+            w = np.repeat(w, len(zeros), axis=0)
+        extra = next(iter(_extras(spec)))
+        yield Scenario(
+            name=f"boundary values of W, {bits} bit",
+            plan=gemm.tile(spec, a, w, z=z, weight_bits=bits, extra=extra),
+        )
+
+
+def orders(spec: BlockSpec, rng: np.random.Generator) -> Iterator[Scenario]:
+    """One job of one beat an operand, whose inputs come one after another, in every order.
+
+    A GEMM core takes the first beat of its job, of its activations and of its weights each without
+    the others and without anybody who takes results: a sender that waits for one of them to be
+    taken before it offers the next may not hang. The addend comes last, when a step asks for it.
+    Nothing for other blocks.
+    """
+    if not isinstance(spec, GemmSpec):
+        return
+    golden: Any = block(spec.block).golden
+    names = [name for name in source.names(source.streams(spec), "in") if name != "i_c"]
+    bits = min(spec.max_weight_bits, spec.planes_per_cycle)
+    for number, order in enumerate(itertools.permutations(names)):
+        accumulate = spec.addend and number % 2 == 0
+        job = Job(k_steps=1, weight_bits=bits, accumulate=accumulate)
+        yield Scenario(
+            name=f"first {', then '.join(order)}",
+            works=(golden.random_operands(spec, rng, job),),
+            order=(*order, "i_c") if accumulate else order,
+        )
+
+
+def boundary_values(low: int, high: int, step: int = 1, most_values: int = 0) -> np.ndarray:
+    """Ascending values of ``low, low + step, …, high``: all if few, else those near a limit.
+
+    A limit is an end of the range, zero, or a power of two of either sign; near it is what lies no
+    more than one step away.
+    """
+    values = np.arange(low, high + 1, step)
+    if len(values) <= most_values:
+        return values
+    reach = max(abs(low), abs(high))
+    powers = 2 ** np.arange(int(reach).bit_length() + 1)
+    limits = np.concatenate([[low, 0, high], powers, -powers])
+    near = np.abs(values[:, None] - limits).min(axis=1)
+    return values[near <= step]
+
+
+def _held(low: int, high: int, step: int) -> np.ndarray:
+    """What neighbours stand at: the ends, and zero and the values beside it (odd ones alone)."""
+    wanted = np.array([high, low, -1, 0, 1])
+    inside = wanted[(wanted >= low) & (wanted <= high) & ((wanted - low) % step == 0)]
+    return inside[np.sort(np.unique(inside, return_index=True)[1])]
+
+
+def _ladders(low: int, high: int, step: int, lanes: int, most_values: int) -> np.ndarray:
+    """``(rows, lanes)``: of every four lanes one at each of the boundary values in its turn."""
+    values, held = boundary_values(low, high, step, most_values), _held(low, high, step)
+    turns = min(lanes, 4)
+    moving = np.arange(lanes) % turns == np.arange(turns)[:, None]
+    rows = np.where(
+        moving[:, None, None, :], values[None, None, :, None], held[None, :, None, None]
+    )
+    return rows.reshape(-1, lanes)
+
+
+def _with_random(
+    rng: np.random.Generator, rows: np.ndarray, low: int, high: int, step: int, count: int
+) -> np.ndarray:
+    """The rows, and random ones behind them up to at least ``count``."""
+    more = max(0, count - len(rows))
+    drawn = low + step * rng.integers(0, (high - low) // step + 1, size=(more, rows.shape[1]))
+    return np.concatenate([rows, drawn])
 
 
 def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:

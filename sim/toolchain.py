@@ -15,11 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rtl_gen.cache import cache_dir
-from rtl_gen.errors import InputError, ToolError
+from rtl_gen.errors import ReportedError, ToolError
 
 
-class ToolMissingError(InputError):
-    """A tool that is not installed; ``tool`` names it. The command line exits with status 2."""
+class ToolMissingError(ReportedError):
+    """A tool that is not installed; ``tool`` names it. The command line exits with status 1.
+
+    It is no ``ToolError``: who takes a tool's failure for a verdict must not take its absence for
+    one.
+    """
 
     def __init__(self, tool: str, hint: str):
         self.tool = tool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from hw.spec import BlockSpec
-from rtl_gen.console import Progress
-from sim import cocotb_run, compiled, source, stimulus
+from rtl_gen import build
+from rtl_gen.console import Progress, output_file
+from sim import cocotb_run, compiled, stimulus
 from sim.compiled import Tally
 from sim.harness import load
 from sim.harness.compile import RUN_LONG, RUN_SHORT
@@ -120,10 +122,11 @@ def verify(
         verilog: a text to verify instead of what ``spec`` emits.
 
     Raises:
+        InputError: the waveform cannot be written there.
         ToolMissingError, ToolError: a tool is missing or failed.
     """
     with Progress(f"elaborating {spec.name}", enabled=progress) as shown:
-        text = source.design_verilog(spec) if verilog is None else verilog
+        text = build.verilog(spec) if verilog is None else verilog
         shown.describe("lint")
         report = Report(
             spec=spec,
@@ -131,24 +134,25 @@ def verify(
             lint=lint(spec, text),
             points=stimulus.coverage_points(spec),
         )
-    if wave is not None:
-        wave = wave.absolute()
-        wave.parent.mkdir(parents=True, exist_ok=True)
-    if benches in ("both", "cocotb"):
-        found = cocotb_run.run(
-            spec, text, seeds=seeds, works=works, large=1, wave=wave, progress=progress
-        )
-        report.wave = found.wave
-        report.benches.append(BenchReport(name="cocotb", tally=found.tally, failure=found.failure))
-        report.covered |= found.tally.coverage
-    if benches in ("both", "compiled"):
-        bench, failing = _compiled(spec, text, seeds, progress)
-        report.benches.append(bench)
-        report.covered |= bench.tally.coverage
-        if wave is not None and (benches == "compiled" or failing is not None):
-            chosen = failing or next(stimulus.scenarios(spec, seeds[0], works=works))
-            _wave(spec, text, chosen, wave, progress)
-            report.wave = wave
+    if any(item.refused for item in report.lint):
+        return report  # there is nothing to simulate
+    with nullcontext() if wave is None else output_file(wave.absolute()) as drawn:
+        if benches in ("both", "cocotb"):
+            found = cocotb_run.run(
+                spec, text, seeds=seeds, works=works, large=1, wave=drawn, progress=progress
+            )
+            report.benches.append(
+                BenchReport(name="cocotb", tally=found.tally, failure=found.failure)
+            )
+            report.covered |= found.tally.coverage
+        if benches in ("both", "compiled"):
+            bench, failing = _compiled(spec, text, seeds, progress)
+            report.benches.append(bench)
+            report.covered |= bench.tally.coverage
+            if drawn is not None and (benches == "compiled" or failing is not None):
+                chosen = failing or next(stimulus.scenarios(spec, seeds[0], works=works))
+                _wave(spec, text, chosen, drawn, progress)
+    report.wave = wave
     return report
 
 

@@ -2,7 +2,8 @@
 
 ::
 
-    from sw_driver import load_architecture, load_core, map_model, run_layer
+    from rtl_gen.specfile import load_spec
+    from sw_driver import load_core, map_model, run_layer
 
     report = map_model("llama-2-7b", load_core("hw/configs/lut_core.yaml"), decode=128, context=512)
     print(report)

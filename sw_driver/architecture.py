@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,8 +199,13 @@ class Architecture:
         return self.parameters - idle
 
 
-# Fields of other classes that change the operators: where a class does not read them they must be
-# absent, null, false, zero or empty, so that nothing is mapped as a dense layer by oversight.
+# Words in the names of fields that change the operators, and fields without such a word that do:
+# where a class does not read them they must be absent, null, false, zero or empty, so that nothing
+# is mapped as a dense layer by oversight.
+_STRUCTURAL_WORD = re.compile(
+    r"expert|moe|window|sparse|sparsity|lora|latent|ssm|mamba|recurrent|conv_|_conv|cross_attention|chunk"
+    r"|shared_(?:kv|attention)|block_configs|altup|laurel|per_layer"
+)
 _STRUCTURAL = (
     "add_cross_attention",
     "attention_chunk_size",
@@ -230,6 +236,15 @@ _STRUCTURAL = (
 )
 
 
+# Fields with such a word that change nothing by themselves: what they qualify is read or refused.
+_HARMLESS = (
+    "_sliding_window_pattern",
+    "chunk_size_feed_forward",
+    "max_window_layers",
+    "sliding_window_pattern",
+)
+
+
 def shipped_models() -> tuple[str, ...]:
     """Names of the configurations that come with this package."""
     return tuple(sorted(file.stem for file in MODELS.glob("*.json")))
@@ -243,7 +258,7 @@ def load_architecture(model: str | Path) -> Architecture:
         InputError: there is no such file and no such name.
     """
     path = Path(model)
-    if path.is_dir():
+    if str(model) and path.is_dir():
         path = path / "config.json"
     elif not path.is_file():
         name = str(model).lower()
@@ -275,6 +290,11 @@ def parse_architecture(data: dict[str, object], file: str, name: str) -> Archite
         if field not in handled and value not in (None, False, 0, [], {}):
             fields.problem(field, f"is not supported for {family}", value)
     settings = reader(_Common(fields, family))
+    known = {*handled, *_STRUCTURAL, *_HARMLESS, *fields.read}
+    for field, value in data.items():
+        structural = field not in known and _STRUCTURAL_WORD.search(field.lower())
+        if structural and value not in (None, False, 0, [], {}):
+            fields.problem(field, f"is not supported for {family}", value)
     fields.finish()
     notes = []
     if fields.given("quantization_config"):
@@ -454,9 +474,10 @@ def _llama(common: _Common) -> dict[str, object]:
 def _qwen_windows(common: _Common, layers: int) -> list[int | None]:
     """Qwen: layers from ``max_window_layers`` on slide, if sliding windows are switched on."""
     fields = common.fields
+    slides = fields.flag("use_sliding_window", False)
     if fields.given("layer_types"):
         return common.windows(layers, None)
-    if not fields.flag("use_sliding_window", False):
+    if not slides:
         return [None] * layers
     fields.integer("sliding_window")
     first = fields.integer("max_window_layers", low=0)

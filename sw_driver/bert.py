@@ -89,6 +89,35 @@ class Bert:
             self.checkpoint.entries
         ) else ""  # fmt: skip
         self._kept: dict[str, np.ndarray] = {}
+        self.checkpoint.check(
+            {self._prefix + name: shape for name, shape in self._shapes().items()}
+        )
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the encoder reads, by its name without a prefix."""
+        arch = self.architecture
+        hidden = arch.hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (arch.vocab, hidden),
+            "embeddings.position_embeddings.weight": (arch.max_positions, hidden),
+        }
+        if arch.token_types:
+            shapes["embeddings.token_type_embeddings.weight"] = (arch.token_types, hidden)
+        norms = ["embeddings.LayerNorm"]
+        for layer in range(arch.layers):
+            place = f"encoder.layer.{layer}."
+            norms += [f"{place}attention.output.LayerNorm", f"{place}output.LayerNorm"]
+            for projection, name in PROJECTIONS.items():
+                n, k = self._shape(projection)
+                shapes |= {f"{place}{name}.weight": (n, k), f"{place}{name}.bias": (n,)}
+        for norm in norms:
+            shapes |= {f"{norm}.weight": (hidden,), f"{norm}.bias": (hidden,)}
+        return shapes
+
+    def _shape(self, projection: str) -> tuple[int, int]:
+        """``(N, K)`` of a projection."""
+        hidden, width = self.architecture.hidden, self.architecture.layer_groups[0].mlp.width
+        return {"up": (width, hidden), "down": (hidden, width)}.get(projection, (hidden, hidden))
 
     @cached_property
     def tokenizer(self) -> WordPiece:
@@ -134,10 +163,7 @@ class Bert:
 
     def weight(self, layer: int, projection: str) -> tuple[np.ndarray, np.ndarray]:
         """Weight ``(N, K)`` and bias ``(N,)`` of a projection."""
-        arch = self.architecture
-        width = arch.layer_groups[0].mlp.width
-        n = width if projection == "up" else arch.hidden
-        k = width if projection == "down" else arch.hidden
+        n, k = self._shape(projection)
         name = f"encoder.layer.{layer}.{PROJECTIONS[projection]}"
         return self.tensor(f"{name}.weight", n, k), self.tensor(f"{name}.bias", n)
 

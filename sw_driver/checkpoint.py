@@ -51,19 +51,34 @@ class Checkpoint:
         self.path = Path(path)
         self.entries: Mapping[str, TensorEntry] = _entries(self.path)
 
+    def check(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """That tensors are there, have their shapes and hold floats.
+
+        Raises:
+            ConfigError: with a line for each that is not so.
+        """
+        problems = []
+        for name, shape in wanted.items():
+            entry = self.entries.get(name)
+            if entry is None:
+                problems.append(f"{name}: is required")
+            elif entry.shape != shape:
+                problems.append(f"{name}: shape must be {list(shape)}, got {list(entry.shape)}")
+            elif entry.dtype not in (*_FLOATS, "BF16"):
+                among = ", ".join([*_FLOATS, "BF16"])
+                problems.append(f"{name}: dtype must be one of {among}, got {entry.dtype}")
+        if problems:
+            raise ConfigError(str(self.path), problems)
+
     def floats(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor as ``float32``.
 
         Raises:
-            ConfigError: it is not there, has another shape, or does not hold floats.
+            ConfigError: it is not there, has another shape, does not hold floats, or holds some
+                that are not finite.
         """
-        entry = self.entries.get(name)
-        if entry is None:
-            raise ConfigError(str(self.path), [f"{name}: is required"])
-        if entry.shape != shape:
-            raise ConfigError(
-                str(self.path), [f"{name}: shape must be {list(shape)}, got {list(entry.shape)}"]
-            )
+        self.check({name: shape})
+        entry = self.entries[name]
         with self.path.open("rb") as handle:
             handle.seek(entry.start)
             raw = handle.read(entry.size)
@@ -71,13 +86,19 @@ class Checkpoint:
             raise ConfigError(str(self.path), [f"{name}: ends before its data does"])
         if entry.dtype == "BF16":
             bits = np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16
-            return bits.view(np.float32).reshape(shape)
-        if entry.dtype not in _FLOATS:
-            among = ", ".join([*_FLOATS, "BF16"])
+            values = bits.view(np.float32)
+        else:
+            wide = np.frombuffer(raw, dtype=_FLOATS[entry.dtype])
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+                values = wide.astype(np.float32)
+        if not np.isfinite(values).all():
+            index = np.unravel_index(int(np.argmin(np.isfinite(values))), shape)
+            where = "".join(f"[{int(i)}]" for i in index)
             raise ConfigError(
-                str(self.path), [f"{name}: dtype must be one of {among}, got {entry.dtype}"]
+                str(self.path),
+                [f"{name}{where}: must be a finite float32, got {values[~np.isfinite(values)][0]}"],
             )
-        return np.frombuffer(raw, dtype=_FLOATS[entry.dtype]).astype(np.float32).reshape(shape)
+        return values.reshape(shape)
 
 
 def _entries(path: Path) -> dict[str, TensorEntry]:
@@ -99,12 +120,19 @@ def _entries(path: Path) -> dict[str, TensorEntry]:
         raise InputError(f"{file}: cannot be read, {reason}") from None
     data = parse_json(raw, file)
     room = size - 8 - length
+    ends = [item.get("data_offsets") for item in data.values() if isinstance(item, dict)]
+    last = max(
+        (offsets[1] for offsets in map(_naturals, ends) if offsets and len(offsets) == 2), default=0
+    )
+    if last > room:
+        whole = 8 + length + last
+        raise ConfigError(file, [f"is cut off: its header tells of {whole} bytes, got {size}"])
     problems: list[str] = []
     entries = {}
     for name, item in data.items():
         if name == "__metadata__":
             continue
-        entry = _entry(name, item, 8 + length, room)
+        entry = _entry(name, item, 8 + length)
         if isinstance(entry, str):
             problems.append(entry)
         else:
@@ -118,7 +146,7 @@ def _entries(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _entry(name: str, item: object, base: int, room: int) -> TensorEntry | str:
+def _entry(name: str, item: object, base: int) -> TensorEntry | str:
     """One tensor of the header, or what is wrong with it."""
     if not isinstance(item, dict):
         return f"{name}: must be an object, got {shown(item)}"
@@ -133,8 +161,8 @@ def _entry(name: str, item: object, base: int, room: int) -> TensorEntry | str:
         got = shown(item.get("data_offsets"))
         return f"{name}: data_offsets must be a begin and an end, got {got}"
     begin, end = offsets
-    if not begin <= end <= room:
-        return f"{name}: data_offsets must lie in [0, {room}], got [{begin}, {end}]"
+    if begin > end:
+        return f"{name}: data_offsets must be a begin and an end, got [{begin}, {end}]"
     if math.prod(shape) * _SIZES[dtype] != end - begin:
         return f"{name}: data_offsets must span {math.prod(shape) * _SIZES[dtype]} bytes, " + (
             f"got {end - begin}"

@@ -189,7 +189,6 @@ def run(
         weight_bits=weight_bits or None,
         group=group,
         text=DEFAULT_TEXT if text is None else text,
-        progress=not as_json,
     )
     if picture is not None:
         report.save_picture(picture)

@@ -104,7 +104,8 @@ class Fields:
     """Typed access to an object's fields that gathers every problem instead of stopping at one.
 
     A field that is missing or null takes its default; without a default it is a problem. What is
-    returned in place of a bad value keeps the rules between the other fields checkable.
+    returned in place of a bad value keeps the rules between the other fields checkable. ``read``
+    holds the names that were asked for.
     """
 
     def __init__(self, data: dict[str, Any], file: str):
@@ -112,6 +113,7 @@ class Fields:
         self.file = file
         self.problems: list[str] = []
         self.bad: set[str] = set()
+        self.read: set[str] = set()
 
     def problem(self, field: str, rule: str, value: Any = _MISSING) -> None:
         """One broken rule."""
@@ -127,7 +129,7 @@ class Fields:
         self, field: str, default: int | None = None, *, low: int = 1, high: int = LARGEST
     ) -> int:
         """An integer in ``[low, high]``; required unless there is a default."""
-        value = self.data.get(field)
+        value = self._value(field)
         if value is None:
             if default is not None:
                 return default
@@ -143,7 +145,7 @@ class Fields:
 
     def fraction(self, field: str, default: float) -> float:
         """A number in (0, 1]."""
-        value = self.data.get(field)
+        value = self._value(field)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
@@ -153,7 +155,7 @@ class Fields:
 
     def flag(self, field: str, default: bool) -> bool:
         """True or false."""
-        value = self.data.get(field)
+        value = self._value(field)
         if value is None:
             return default
         if not isinstance(value, bool):
@@ -163,7 +165,7 @@ class Fields:
 
     def text(self, field: str, default: str) -> str:
         """A text."""
-        value = self.data.get(field)
+        value = self._value(field)
         if value is None:
             return default
         if not isinstance(value, str):
@@ -173,7 +175,7 @@ class Fields:
 
     def items(self, field: str, length: int | None = None) -> list[Any] | None:
         """A list, None if it is not given."""
-        value = self.data.get(field)
+        value = self._value(field)
         if value is None:
             return None
         if not isinstance(value, list):
@@ -188,6 +190,10 @@ class Fields:
         """Raises :class:`ConfigError` with everything that was found."""
         if self.problems:
             raise ConfigError(self.file, self.problems)
+
+    def _value(self, field: str) -> Any:
+        self.read.add(field)
+        return self.data.get(field)
 
     def _missing(self, field: str) -> None:
         near = difflib.get_close_matches(field, self.data, n=1, cutoff=0.8)

@@ -182,7 +182,7 @@ def _cache_entry(path: Path) -> Path | None:
             }
         )
         return cache_dir() / "cores" / f"{key}.json"
-    except OSError:
+    except (OSError, InputError):
         return None
 
 

@@ -27,13 +27,18 @@ MAX_SYNTH_BYTES = 64 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Area:
-    """What a synthesis report says of a core."""
+    """What a synthesis report says of a core.
+
+    Attributes:
+        digest: SHA-256 of the Verilog; spec_digest: of the specification, where the report has it.
+    """
 
     area: float
     unit: str
     technology: str
     delay_ns: float
     digest: str
+    spec_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,7 @@ def read_area(path: Path | str, core: Core) -> Area:
         technology=data["technology"],
         delay_ns=float(data["delay_ns"]),
         digest=data["digest"],
+        spec_digest=data.get("spec_digest"),
     )
 
 
@@ -102,8 +108,9 @@ def workloads_of(
     Raises:
         InputError: a number is out of range for the model.
     """
-    if context is not None and not decode:
-        raise InputError("context: must come with decode, it is the number of tokens before it")
+    problems = []
+    if context is not None and decode is None:
+        problems.append("context: must come with decode, it is the number of tokens before it")
     if prefill is None and decode is None:
         if arch.causal:
             prefill = min(DEFAULT_PREFILL, max(1, arch.max_positions // 2))
@@ -111,12 +118,21 @@ def workloads_of(
         else:
             prefill = min(DEFAULT_PREFILL, arch.max_positions)
     found = []
-    if prefill is not None:
-        found.append(prefill_workload(arch, prefill, batch=batch))
-    if decode is not None:
-        if context is None:
-            context = prefill if prefill is not None else DEFAULT_PREFILL
-        found.append(decode_workload(arch, decode, context=context, batch=batch))
+    try:
+        if prefill is not None:
+            found.append(prefill_workload(arch, prefill, batch=batch))
+    except InputError as error:
+        problems += str(error).splitlines()
+    try:
+        if decode is not None:
+            if context is None:
+                # What is wrong with the prompt is said once.
+                context = DEFAULT_PREFILL if prefill is None else prefill if found else 0
+            found.append(decode_workload(arch, decode, context=context, batch=batch))
+    except InputError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
     return found
 
 
@@ -143,8 +159,19 @@ def map_model(
     Raises:
         InputError: model, specification, numbers or report are wrong; one line per problem.
     """
-    arch = model if isinstance(model, Architecture) else load_architecture(model)
-    core = core if isinstance(core, Core) else load_core(core)
+    problems: list[InputError] = []
+    try:
+        arch = model if isinstance(model, Architecture) else load_architecture(model)
+    except InputError as error:
+        problems.append(error)
+    try:
+        core = core if isinstance(core, Core) else load_core(core)
+    except InputError as error:
+        problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems or not isinstance(core, Core):
+        raise InputError("\n".join(map(str, problems)))
     area = read_area(synth_report, core) if synth_report is not None else None
     works = workloads_of(arch, prefill=prefill, decode=decode, context=context, batch=batch)
     return report_of([map_workload(work, core, choices) for work in works], area)
@@ -181,6 +208,11 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
             f"{area.delay_ns:.3f} ns"
         )
     notes = list(dict.fromkeys(note for mapping in mappings for note in mapping.notes))
+    if area and area.spec_digest not in (None, core.digest):
+        notes.append(
+            f"the area is of another specification of the name {core.name}: it is this core's only "
+            "if the two differ in clock and memory alone"
+        )
     if area and area.delay_ns * core.clock_mhz > 1000:
         notes.append(
             f"the critical delay of {area.delay_ns:.3f} ns does not reach the clock of "

@@ -182,7 +182,7 @@ def decode_workload(
 def _workload(
     arch: Architecture, phase: Phase, tokens: int, steps: int, context: int, batch: int
 ) -> Workload:
-    _check(arch, tokens * steps, context, batch)
+    _check(arch, phase, tokens * steps, context, batch)
     notes = []
     last = context + tokens * steps
     if last > arch.max_positions:
@@ -263,10 +263,10 @@ def _workload(
 _TERNARY = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 
 
-def _check(arch: Architecture, tokens: int, context: int, batch: int) -> None:
+def _check(arch: Architecture, phase: Phase, tokens: int, context: int, batch: int) -> None:
     problems = []
     if not 1 <= tokens <= MAX_TOKENS:
-        problems.append(f"tokens: must lie in [1, {MAX_TOKENS}], got {tokens}")
+        problems.append(f"{phase}: must lie in [1, {MAX_TOKENS}], got {tokens}")
     if not 0 <= context <= MAX_TOKENS:
         problems.append(f"context: must lie in [0, {MAX_TOKENS}], got {context}")
     if context and not arch.causal:
@@ -275,8 +275,8 @@ def _check(arch: Architecture, tokens: int, context: int, batch: int) -> None:
         problems.append(f"batch: must lie in [1, {MAX_BATCH}], got {batch}")
     if not problems and arch.positions and context + tokens > arch.max_positions:
         problems.append(
-            f"context and tokens: must be at most {arch.max_positions} together, the model has no "
-            f"more positions, got {context} + {tokens}"
+            f"{phase}: must be at most {arch.max_positions} tokens with those before them, the "
+            f"model has no more positions, got {context} + {tokens}"
         )
     if problems:
         raise InputError("\n".join(f"{arch.name}: {problem}" for problem in problems))

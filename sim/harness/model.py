@@ -414,10 +414,11 @@ def verilate(
     Raises:
         ToolMissingError, ToolError: Verilator or the compiler is missing or failed.
     """
+    from rtl_gen.build import verilog as build_verilog
     from rtl_gen.console import Progress
 
     with Progress(f"elaborating {spec.name}", enabled=progress) as shown:
-        verilog = source.design_verilog(spec)
+        verilog = build_verilog(spec)
         shown.describe(f"compiling a model of {spec.name}")
         return load(spec, verilog, effort=effort, trace=trace, jobs=jobs)
 

@@ -27,6 +27,34 @@ def test_every_broken_rule_is_reported_at_once() -> None:
     ]
 
 
+def test_a_wrong_alternative_hides_no_other_rule() -> None:
+    assert _messages(planes=3.5, tile={"k": 4}, table={"group": 6}) == [
+        "planes: input should be 'serial' or 'parallel', got 3.5",
+        "planes: input should be a valid integer, got 3.5",
+        "table.group: must be at most tile.k = 4, got 6",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "bad"),
+    [
+        ({"weights": {"encoding": "ternery", "packing": "base3"}}, "weights.encoding"),
+        ({"tile": {"k": 0}, "max_k": 3}, "tile.k"),
+        ({"weights": {"max_bits": 9}, "planes": 6}, "weights.max_bits"),
+        ({"weights": {"encoding": "bipolar"}, "addend": True, "table": {"form": 1}}, "table.form"),
+    ],
+)
+def test_a_rule_that_a_right_value_would_satisfy_is_no_news(
+    fields: dict[str, object], bad: str
+) -> None:
+    (message,) = _messages(**fields)
+    assert message.startswith(f"{bad}: input should be ")
+
+
+def test_a_field_called_self_is_unknown() -> None:
+    assert _messages(self=3) == ["self: unknown field, got 3"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rtl_gen import cache
+from rtl_gen.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,14 @@ def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RTLGEN_CACHE", "here")
     assert cache.cache_dir() == tmp_path / "here"
+
+
+@pytest.mark.parametrize("taken", ["cache", "cache/kind"])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, taken: str) -> None:
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).touch()
+    with pytest.raises(InputError, match=rf"^{tmp_path / taken}: the cache cannot be written, .*;"):
+        cache.folder("kind", "key", lambda work: None)
 
 
 def test_an_entry_is_made_once(own: Path) -> None:
@@ -73,6 +82,18 @@ def slow(work: Path) -> None:
 def fetch(start: float) -> str:
     time.sleep(max(0.0, start - time.time()))
     return (cache.folder("kind", "key", slow) / "value").read_text()
+
+
+def test_what_a_killed_maker_left_goes_with_the_next(own: Path) -> None:
+    for name in (".key.abcd1234", ".other.abcd1234"):
+        (own / "kind" / name).mkdir(parents=True)
+        (own / "kind" / name / "half").write_text("")
+    cache.folder("kind", "key", lambda work: (work / "value").touch())
+    assert {entry.name for entry in (own / "kind").iterdir()} == {
+        "key",
+        ".key.lock",
+        ".other.abcd1234",
+    }
 
 
 def test_two_processes_make_one_entry(own: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -212,20 +213,68 @@ def test_a_polite_kill_leaves_nothing_half_written(tmp_path: Path, number: str) 
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_progress_is_silent_below_two_seconds_and_a_line_after(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_output_appears_whole_and_nothing_lies_there_before(tmp_path: Path) -> None:
+    target = tmp_path / "below" / "report.json"
+    with console.output_file(target) as work:
+        work.write_text("{}")
+        assert not list(target.parent.iterdir())
+    assert target.read_text() == "{}"
+
+    def fail() -> None:
+        with console.output_file(target) as work:
+            work.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert target.read_text() == "{}"
+    assert [entry.name for entry in target.parent.iterdir()] == ["report.json"]
+
+
+def test_an_output_that_has_no_place_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target, words in (
+        (tmp_path, "must be a file or free, is a folder"),
+        (tmp_path / "file" / "x.json", "cannot be written, "),
+        (Path("/proc/none/x.json"), "cannot be written, "),
+    ):
+        with pytest.raises(InputError, match=f"^{target}: {words}"), console.output_file(target):
+            raise AssertionError("went on")
+
+
+class Terminal(io.StringIO):
+    """What a terminal is to a program."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_on_a_terminal_after_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
     with console.Progress("quick", total=2) as progress:
         progress.advance()
-    assert capfd.readouterr().err == ""
     with console.Progress("hidden", enabled=False) as progress:
-        progress.describe("still hidden")
-    assert capfd.readouterr().err == ""
+        progress._show()
+    assert sys.stderr.getvalue() == ""
+    monkeypatch.setattr(console, "PROGRESS_AFTER", 0.0)
+    with console.Progress("slow", total=2) as progress:
+        assert progress._timer is not None
+        progress._timer.join()
+        progress.describe("slower")
+    assert "slow" in sys.stderr.getvalue()
+    assert "slower" in sys.stderr.getvalue()
+
+
+def test_progress_is_silent_off_a_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "PROGRESS_AFTER", 0.0)
     with console.Progress("slow") as progress:
-        progress._show()  # what the timer calls
+        assert progress._timer is None
         progress.describe("slower")
-        progress.describe("slower")
-    assert capfd.readouterr().err == "slow …\nslower …\n"
+    assert capfd.readouterr().err == ""
 
 
 def test_tables_are_not_cut_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

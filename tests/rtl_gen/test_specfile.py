@@ -79,6 +79,14 @@ def test_rules_between_fields_point_at_the_field() -> None:
     ]
 
 
+@pytest.mark.parametrize("value", ["3.5", "int", "[1]", "{int: 1}"])
+def test_a_wrong_alternative_hides_no_other_rule(value: str) -> None:
+    lines = errors(lut(f"planes: {value}", "weights: {packing: base3}"))
+    assert len(lines) == 2
+    assert lines[0].startswith("s.yaml:3:9: planes: must be 'serial' or 'parallel', or an integer")
+    assert lines[1] == "s.yaml:4:20: weights.packing: base3 needs the ternary encoding, got 'base3'"
+
+
 def test_rule_broken_by_a_default_points_at_what_is_there() -> None:
     assert errors(lut("tile:", "  k: 1")) == [
         "s.yaml:1:1: table.group: must be at most tile.k = 1, got 2 (the default)"

@@ -10,7 +10,8 @@ import pytest
 
 from hw.block import spec_from_dict
 from hw.spec import BlockSpec
-from sim import source, stimulus
+from rtl_gen import build
+from sim import stimulus
 from sim.compiled import Tally, plan_scenarios, run_scenario
 from sim.harness import lanes, load
 from sim.harness.compile import RUN_LONG, RUN_SHORT
@@ -112,7 +113,7 @@ def wide(request: pytest.FixtureRequest) -> BlockSpec:
 
 
 def test_emitted_columns_go_by_vectors_and_nothing_else_changes(wide: BlockSpec) -> None:
-    text = source.design_verilog(wide)
+    text = build.verilog(wide)
     tallies = []
     for effort in (RUN_LONG, RUN_SHORT):
         tally = Tally()
@@ -126,7 +127,7 @@ def test_emitted_columns_go_by_vectors_and_nothing_else_changes(wide: BlockSpec)
 
 
 def test_a_wrong_column_is_wrong_by_vectors_too(wide: BlockSpec) -> None:
-    text = source.design_verilog(wide)
+    text = build.verilog(wide)
     wrong = text.replace("assign s = a ^ b ^ c;", "assign s = a ^ b;")
     assert wrong != text
     works = tuple(

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from hw.block import spec_from_dict
+from rtl_gen import build
 from rtl_gen.specfile import load_spec
-from sim import source, toolchain
+from sim import toolchain
 from sim.command import verify as verb
 from sim.verify import verify
 
@@ -62,10 +63,10 @@ def test_the_table_of_the_compiled_bench(spec_file: Path) -> None:
 def test_a_failure_exits_with_1_and_says_where(
     spec_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = source.design_verilog(load_spec(spec_file))
+    good = build.verilog(load_spec(spec_file))
     wrong = good.replace("assign s = a ^ b ^ c;", "assign s = a ^ b;")
     assert wrong != good
-    monkeypatch.setattr(source, "design_verilog", lambda spec: wrong)
+    monkeypatch.setattr(build, "verilog", lambda spec: wrong)
     arguments = ["--bench", "compiled", "--seeds", "1", "--wave", "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(verb, [str(spec_file), *arguments])
     assert result.exit_code == 1
@@ -76,9 +77,59 @@ def test_a_failure_exits_with_1_and_says_where(
     assert (tmp_path / "out" / "tiny_lut.fst").stat().st_size > 100
 
 
+def test_another_text_is_verified_in_place_of_the_emitted_one(
+    spec_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "edited.v"
+    good = build.verilog(load_spec(spec_file))
+    file.write_text(good.replace("assign s = a ^ b ^ c;", "assign s = a ^ b;"))
+    arguments = ["--bench", "compiled", "--seeds", "1", "--verilog", str(file)]
+    result = CliRunner().invoke(verb, [str(spec_file), *arguments])
+    assert result.exit_code == 1
+    assert "compiled bench: seed 0, " in result.stderr
+    result = CliRunner().invoke(verb, [str(spec_file), *arguments, "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["passed"] is False
+    file.write_bytes(b"\xff")
+    for name, text in (("edited.v", "must be UTF-8 text, got byte 0xff"), ("no.v", "cannot be")):
+        result = CliRunner().invoke(verb, [str(spec_file), "--verilog", str(tmp_path / name)])
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"{tmp_path / name}: {text}")
+
+
+@pytest.mark.parametrize("text", ["not verilog\n", "module other; endmodule\n"])
+def test_a_text_that_is_no_design_is_refused_by_the_lint(
+    spec_file: Path, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "other.v"
+    file.write_text(text)
+    result = CliRunner().invoke(verb, [str(spec_file), "--verilog", str(file), "--wave"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("lint: verilator:\n%Error: ")
+    assert "Traceback" not in result.output
+    assert str(tmp_path) not in result.output
+    assert "rtlgen-lint" not in result.output
+    assert "waveform" not in result.output
+
+
+@pytest.mark.parametrize("taken", ["folder", "parent"])
+def test_a_place_that_no_waveform_fits_is_said_before_the_work(
+    spec_file: Path, tmp_path: Path, taken: str
+) -> None:
+    out = tmp_path / "out"
+    if taken == "folder":
+        (out / "tiny_lut.fst").mkdir(parents=True)
+    else:
+        out = Path("/proc/none")
+    result = CliRunner().invoke(verb, [str(spec_file), "--wave", "-o", str(out)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{out / 'tiny_lut.fst'}: ")
+
+
 def test_lint_that_complains_fails_the_verification(spec_file: Path) -> None:
     spec = load_spec(spec_file)
-    good = source.design_verilog(spec)
+    good = build.verilog(spec)
     text = good.replace(f"module {spec.name}(", f"module {spec.name}(extra, ").replace(
         "  input clk;", "  output extra;\n  input clk;", 1
     )
@@ -100,7 +151,7 @@ def test_a_missing_point_of_coverage_fails_the_verification(
 
 
 @pytest.mark.parametrize("tool", ["g++", "make", "perl"])
-def test_a_missing_tool_is_named_and_exits_with_2(
+def test_a_missing_tool_is_named_and_exits_with_1(
     spec_file: Path, tool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     which = shutil.which
@@ -114,7 +165,7 @@ def test_a_missing_tool_is_named_and_exits_with_2(
     finally:
         toolchain.tool.cache_clear()
         toolchain.versions.cache_clear()
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert result.stderr.startswith(f"{tool}: not found; install")
     assert len(result.stderr.strip().splitlines()) == 1
 
@@ -151,5 +202,5 @@ def test_both_cores_pass_the_compiled_bench_in_other_shapes() -> None:
         from sim import check_verilog
 
         spec = spec_from_dict(data)
-        verdict = check_verilog(spec, source.design_verilog(spec))
+        verdict = check_verilog(spec, build.verilog(spec))
         assert verdict.passed, verdict.failure

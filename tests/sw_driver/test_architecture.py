@@ -167,6 +167,12 @@ def test_every_problem_is_said_at_once() -> None:
     [
         ("llama-2-7b", {"num_local_experts": 8}, "num_local_experts: is not supported for Llama"),
         ("llama-2-7b", {"sliding_window": 4096}, "sliding_window: is not supported for Llama"),
+        ("llama-2-7b", {"n_experts": 8}, "n_experts: is not supported for LlamaForCausalLM, got 8"),
+        ("llama-2-7b", {"moe_layer_freq": 2}, "moe_layer_freq: is not supported for Llama"),
+        ("llama-2-7b", {"use_sliding_window": True}, "use_sliding_window: is not supported for"),
+        ("opt-125m", {"attention_window": [512]}, "attention_window: is not supported for OPT"),
+        ("gpt2", {"num_experts_per_token": 2}, "num_experts_per_token: is not supported for GPT2"),
+        ("qwen2-0.5b", {"ssm_d_state": 16}, "ssm_d_state: is not supported for Qwen2ForCausalLM"),
         ("llama-2-7b", {"kv_lora_rank": 512}, "kv_lora_rank: is not supported for Llama"),
         ("llama-2-7b", {"num_key_value_heads": 5}, "must divide num_attention_heads = 32, got 5"),
         ("llama-2-7b", {"num_attention_heads": 30}, "must be a multiple of num_attention_heads"),
@@ -205,6 +211,20 @@ def test_refused_by_name(name: str, change: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize("value", [None, 0, False, [], {}])
 def test_idle_fields_of_others_are_no_problem(value: Any) -> None:
     assert parse({**shipped("llama-2-7b"), "num_experts": value}).parameters == 6_738_415_616
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("llama-2-7b", {"max_window_layers": 28, "use_sliding_window": False}),
+        ("qwen2-0.5b", {"max_window_layers": 21, "sliding_window": 4096}),
+        ("mixtral-8x7b", {"router_aux_loss_coef": 0.02, "output_router_logits": False}),
+        ("bert-base-uncased", {"chunk_size_feed_forward": 1, "classifier_dropout": None}),
+        ("gemma-3-1b", {"_sliding_window_pattern": 6, "rope_local_base_freq": 10000}),
+    ],
+)
+def test_fields_that_change_nothing_are_no_problem(name: str, change: dict[str, Any]) -> None:
+    assert parse({**shipped(name), **change}) == parse(shipped(name))
 
 
 def test_unknown_architecture_lists_the_supported_ones() -> None:

@@ -68,9 +68,12 @@ def test_map_takes_widths() -> None:
         (["gpt2", "--weight-bits", "x"], "must be a number of bits, or operator=bits, got 'x'"),
         (["gpt2", "--weight-bits", "=4"], "must be a number of bits, or operator=bits, got '=4'"),
         (["gpt2", "--weight-bits", "9"], "weight_bits: must lie in [1, 4] for lut_core, got 9"),
-        (["gpt2", "--decode", "9", "--context", "1020"], "must be at most 1024 together"),
-        (["gpt2", "--decode", "0"], "tokens: must lie in [1, 16777216], got 0"),
+        (["gpt2", "--decode", "9", "--context", "1020"], "decode: must be at most 1024 tokens"),
+        (["gpt2", "--decode", "0"], "decode: must lie in [1, 16777216], got 0"),
         (["gpt2", "--prefill", "8", "--batch", "0"], "batch: must lie in [1, 65536], got 0"),
+        (["gpt2", "--decode", "-1", "--prefill", "0"], "decode: must lie in [1, 16777216], got -1"),
+        (["gpt2", "--decode", "-1", "--prefill", "0"], "prefill: must lie in [1, 16777216], got 0"),
+        (["gpt2", "--decode", "0", "--context", "3"], "decode: must lie in [1, 16777216], got 0"),
         (["gpt2", "--picture", "x.gif"], "x.gif: must end in .png, .svg, .pdf"),
         (["gpt2", "--synth-report", "none.json"], "none.json: cannot be read, no such file"),
         (["bert-base-uncased", "--decode", "1"], "is an encoder, it can only be prefilled"),
@@ -83,12 +86,20 @@ def test_map_refuses(arguments: list[str], text: str) -> None:
     assert "Traceback" not in result.output
 
 
-def test_map_refuses_a_wrong_specification(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["gpt2", "none.json", ""])
+def test_map_refuses_a_wrong_specification(tmp_path: Path, model: str) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("block: lut_core\nname: x\ntile: {m: 0}\n")
-    result = CliRunner().invoke(map_model, ["gpt2", "--core", str(file)])
+    result = CliRunner().invoke(map_model, [model, "--core", str(file)])
     assert result.exit_code == 2
-    assert f"{file}:3:" in result.output
+    # A wrong model is said together with a wrong specification.
+    *first, last = result.output.splitlines()
+    assert last.startswith(f"{file}:3:")
+    assert first == {
+        "gpt2": [],
+        "none.json": ["none.json: cannot be read, no such file or directory"],
+    }.get(model, first)
+    assert len(first) == (model != "gpt2")
 
 
 def test_run_refuses() -> None:

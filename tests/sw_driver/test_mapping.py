@@ -344,6 +344,12 @@ def test_area_from_a_synthesis_report(tmp_path: Path) -> None:
     slow = map_model("gpt2", core(), decode=1, synth_report=synth_file(tmp_path, delay_ns=2.5))
     assert "the critical delay of 2.500 ns does not reach the clock of 500 MHz" in str(slow)
     assert map_model("gpt2", core(), decode=1).as_dict()["area"] is None
+    own = synth_file(tmp_path, spec_digest=core().digest)
+    assert "another specification" not in str(map_model("gpt2", core(), decode=1, synth_report=own))
+    other = synth_file(tmp_path, spec_digest="00")
+    assert "another specification of the name c" in str(
+        map_model("gpt2", core(), decode=1, synth_report=other)
+    )
 
 
 def test_a_wrong_synthesis_report_is_refused(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ clean:
 
 # The stamp comes last: an interrupted installation is taken up again.
 $(READY): .lock/requirements.txt pyproject.toml | needed
+	@echo 'setting up $(VENV) (once, a minute or two)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --requirement .lock/requirements.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -70,7 +70,7 @@ def test_daily_proofs_exist() -> None:
     assert len({label(proof) for proof in THOROUGH}) == len(THOROUGH)
 
 
-@pytest.mark.parametrize("proof", filter(daily, QUICK), ids=label)
+@pytest.mark.parametrize("proof", [item for item in QUICK if daily(item)], ids=label)
 def test_proof(proof: Proof) -> None:
     hold(proof.run())
 
@@ -213,24 +213,16 @@ ONE = Job(k_steps=1, weight_bits=2)
         ("ternary_sign", "lut_core", "ternary", "product"),
         ("base3_order", "lut_core", "base3", "product"),
         ("columns_swapped", "lut_core", "twos", "product"),
-        ("clip_high", "lut_core", "int8", ""),
         ("digit_sign", "mac_core", "twos", "product"),
         ("zero_point_sign", "mac_core", "zero", "product"),
         ("bipolar_top", "mac_core", "bipolar", "product"),
-        ("stage_bubble", "mac_core", "zero", ""),
         ("passes_long", "lut_core", "twos", "cycle"),
     ],
 )
 def test_arithmetic_that_is_wrong_is_refuted(name: str, core: str, spec: str, check: str) -> None:
-    broken = mutant(name, core, spec)
-    monitor_rows = rows_of(
-        broken, "product", replace(ONE, weight_bits=1) if check == "cycle" else ONE
-    )
-    if not check:
-        # Neither clipping nor stalls are within the reach of an exact job that nothing holds up.
-        hold(monitor_rows)
-        return
-    found = refuted(monitor_rows)
+    # Where a pass too many is the fault, the narrowest weights show it.
+    job = replace(ONE, weight_bits=1) if check == "cycle" else ONE
+    found = refuted(rows_of(mutant(name, core, spec), "product", job))
     assert any(item.startswith(check) for item in found)
     (row, *_) = found.values()
     assert re.search(r"want_0_0=\d+", row.trace[-1]) is not None
@@ -252,7 +244,7 @@ def test_arithmetic_that_is_wrong_is_refuted(name: str, core: str, spec: str, ch
 )
 def test_steps_that_are_wrong_are_refuted(name: str, core: str, spec: str) -> None:
     found = refuted(rows_of(mutant(name, core, spec), "steps"))
-    assert any(item.startswith("sum_") or item.startswith("h_") for item in found)
+    assert any(item.startswith(("sum_", "h_")) for item in found)
 
 
 @pytest.mark.nightly
@@ -428,9 +420,7 @@ def fixed(monitor: Monitor, spec: GemmSpec, work: GemmWork) -> Monitor:
     for (row, column), value in np.ndenumerate(golden.expected(spec, work)["o"]["o"][0]):
         width = spec.result_bits
         wires[f"want_{row}_{column}"] = (
-            f"want_{row}_{column} % {1 << width} == {int(value)} % {1 << width}"
-            if False
-            else f"want_{row}_{column}[{width - 1}:0] == {width}'d{int(value) % (1 << width)}"
+            f"want_{row}_{column}[{width - 1}:0] == {width}'d{int(value) % (1 << width)}"
         )
     added = "".join(
         f"(* keep *) wire ok_{name} = {value};\nalways @* assert(ok_{name});\n"
@@ -438,11 +428,7 @@ def fixed(monitor: Monitor, spec: GemmSpec, work: GemmWork) -> Monitor:
     )
     checks = {**monitor.checks, **dict.fromkeys(wires, "as the golden model")}
     return replace(
-        monitor,
-        text=text.replace("endmodule\n", added + "endmodule\n", 1)
-        if text.count("endmodule") == 1
-        else text,
-        checks=checks,
+        monitor, text=text.removesuffix("endmodule\n") + added + "endmodule\n", checks=checks
     )
 
 

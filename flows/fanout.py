@@ -1,26 +1,24 @@
 """Buffer trees of late nets, built anew for speed.
 
-Repair of loads puts the fewest buffers on a heavy net. Where such a net, or one of many sinks and
-no buffer, is late, its tree is taken out and one with the least weighted sum of area and delay
-takes its place: one or two levels of equal buffers, sinks shared out evenly. Control and operands
-that reach every column are the usual case, and there a few more buffers cost less than faster
-columns.
+Repair of loads puts the fewest buffers on a heavy net. Where such a net is late, its tree is taken
+out and one with the least weighted sum of area and delay takes its place: one or two levels of
+equal buffers, sinks shared out evenly. Control that reaches every column is the usual case, and
+there a few more buffers cost less than faster columns.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
+
+import numpy as np
 
 from flows import workbench
 from flows.liberty import Cell
-from flows.netlist import FIRST_NET, Gate, Module
+from flows.netlist import Gate, Module
 from flows.workbench import Workbench
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-# Sinks from which on a net without buffers may get some.
-_MANY = 16
 # What a FO4 delay is worth, in inverters a sink: about what it costs the sinks to be as much faster
 # themselves.
 _WORTH = 2.0
@@ -65,70 +63,69 @@ def rebuild(bench: Workbench, clock_ns: float) -> bool:
     return False
 
 
-def _late_roots(bench: Workbench, clock_ns: float) -> list[tuple[str, int, int]]:
-    """Module, net and worst node of wide nets that have no time left, the latest first."""
+def _late_roots(bench: Workbench, clock_ns: float) -> list[tuple[str, str, int]]:
+    """Module, gate and worst node of drivers whose buffered nets have no time left."""
     timing, flat = bench.timing, bench.flat
     slack = timing.required + (clock_ns - timing.delay) - timing.arrival
-    found: dict[tuple[str, int], tuple[float, int]] = {}
+    found: dict[tuple[str, str], tuple[float, int]] = {}
     for place in flat.places:
-        for net in _wide(bench, place.module):
-            outer = int(place.nets[net])
-            if timing.driver[outer] < 0:
+        module = bench.modules[place.module]
+        buffered = {
+            net
+            for gate_name, gate in module.gates.items()
+            if _added(gate_name)
+            for net in [_input(bench, gate)]
+        }
+        if not buffered:
+            continue
+        compiled = flat.compiled[place.module]
+        driver = {}
+        for row, (net, index) in enumerate(
+            zip(compiled.drive_net.tolist(), compiled.drive_gate.tolist(), strict=True)
+        ):
+            driver[net] = (row, compiled.names[index], index)
+        for net in buffered:
+            if net not in driver:
                 continue
+            _, gate_name, index = driver[net]
+            if _added(gate_name):
+                continue
+            rows = np.flatnonzero(flat.drive_gate == place.first_gate + index)
+            same = np.flatnonzero(compiled.drive_gate == index)
+            at = int(rows[int(np.flatnonzero(compiled.drive_net[same] == net)[0])])
+            outer = int(flat.drive_net[at])
             node = max((2 * outer, 2 * outer + 1), key=lambda n: timing.arrival[n])
             room = float(min(slack[2 * outer], slack[2 * outer + 1]))
-            key = (place.module, net)
+            key = (place.module, gate_name)
             if room < 0 and (key not in found or room < found[key][0]):
                 found[key] = (room, node)
     return [(*key, node) for key, (_, node) in sorted(found.items(), key=lambda item: item[1][0])]
 
 
-def _wide(bench: Workbench, name: str) -> list[int]:
-    """Nets of a module that have many sinks in it, or buffers, and are no such buffer's own."""
-    module, cells = bench.modules[name], bench.library.cells
-    sinks: Counter[int] = Counter()
-    behind, own = set(), set()
-    for gate_name, gate in module.gates.items():
-        pins = cells[gate.kind].pins
-        sinks.update(net for pin, net in gate.pins.items() if pins[pin].direction == "input")
-        if _added(bench, gate_name, gate):
-            behind.add(_input(bench, gate))
-            own.add(gate.pins[cells[gate.kind].outputs[0].name])
-    for instance in module.instances:
-        ports = bench.modules[instance.module].ports
-        for port, nets in instance.nets.items():
-            if ports[port][0] == "input":
-                sinks.update(nets)
-    return [
-        net
-        for net, count in sinks.items()
-        if net >= FIRST_NET and net not in own and (net in behind or count >= _MANY)
-    ]
-
-
-def _added(bench: Workbench, name: str, gate: Gate) -> bool:
-    """Whether repair put a buffer there."""
-    kinds = bench.library.buffers
-    return name.startswith(("rtlgen_buffer", "rtlgen_clone")) and any(
-        gate.kind == buffer.name for buffer in kinds
-    )
+def _added(gate: str) -> bool:
+    return gate.startswith(("rtlgen_buffer", "rtlgen_clone"))
 
 
 def _input(bench: Workbench, gate: Gate) -> int:
     return gate.pins[bench.library.cells[gate.kind].inputs[0].name]
 
 
-def _rebuild_one(bench: Workbench, name: str, root: int, node: int) -> bool:
-    """Take out the buffers on a net and put the best tree there."""
+def _rebuild_one(bench: Workbench, name: str, root: str, node: int) -> bool:
+    """Take out the buffers behind a gate and put the best tree there."""
     library = bench.library
     module = bench.modules[name]
+    kinds = {buffer.name for buffer in library.buffers}
+    rootnet = _driven(bench, module, root, node)
+    if rootnet is None:
+        return False
     # The buffers below, and what hangs on them and on the root.
     readers: dict[int, list[str]] = {}
     for gate_name, gate in module.gates.items():
-        if _added(bench, gate_name, gate):
+        if _added(gate_name) and gate.kind in kinds:
             readers.setdefault(_input(bench, gate), []).append(gate_name)
     inside: list[str] = []
-    pending, nets = [root], []
+    pending = [rootnet]
+    nets = []
     while pending:
         net = pending.pop()
         nets.append(net)
@@ -137,14 +134,13 @@ def _rebuild_one(bench: Workbench, name: str, root: int, node: int) -> bool:
             gate = module.gates[gate_name]
             pending.append(gate.pins[library.cells[gate.kind].outputs[0].name])
     ports = {net for way, port in module.ports.values() if way == "output" for net in port}
-    if any(net in ports for net in nets[1:]):
+    if not inside or any(net in ports for net in nets[1:]):
         return False
     members = set(inside)
-    at_root = workbench.sinks(bench, module, root)
     leaves = [
         (weight, place)
         for net in nets
-        for weight, place in (at_root if net == root else workbench.sinks(bench, module, net))
+        for weight, place in workbench.sinks(bench, module, net)
         if place[2] >= 0 or place[0] not in members
     ]
     total = sum(weight for weight, _ in leaves)
@@ -152,32 +148,24 @@ def _rebuild_one(bench: Workbench, name: str, root: int, node: int) -> bool:
     if now is None or total <= 0:
         return False
     cell, pin, slew = now
-    # What the same driver has elsewhere stays with it.
-    rest = max(0.0, float(bench.timing.load[node >> 1]) - sum(weight for weight, _ in at_root))
-    driver = _Driver(cell, pin, node & 1, slew, rest)
-    tree = _best_tree(bench, driver, total, len(leaves))
-    if tree is None or (not inside and not tree.levels):
+    tree = _best_tree(bench, cell, pin, node & 1, slew, total, len(leaves))
+    if tree is None:
         return False
     owner = bench.edit(name)
     for gate_name in inside:
         del owner.gates[gate_name]
-    _plant(bench, owner, root, leaves, tree)
+    _plant(bench, owner, rootnet, leaves, tree)
     return True
 
 
-@dataclass(frozen=True)
-class _Driver:
-    """What drives a net: cell, output pin, edge, input slew (ns), other load (fF)."""
-
-    cell: Cell
-    pin: str
-    edge: int
-    slew: float
-    rest: float
-
-    def at(self, load: float) -> tuple[float, float]:
-        """Delay and slew with a load besides the rest."""
-        return _drive(self.cell, self.pin, self.edge, self.slew, self.rest + load)
+def _driven(bench: Workbench, module: Module, root: str, node: int) -> int | None:
+    """The net of a gate's output behind a node, where the gate has but one."""
+    gate = module.gates[root]
+    outputs = [p.name for p in bench.library.cells[gate.kind].outputs if p.name in gate.pins]
+    if len(outputs) == 1:
+        return gate.pins[outputs[0]]
+    now = _arc(bench, node)
+    return gate.pins.get(now[1]) if now else None
 
 
 def _arc(bench: Workbench, node: int) -> tuple[Cell, str, float] | None:
@@ -209,10 +197,12 @@ def _drive(cell: Cell, pin: str, edge: int | None, slew: float, load: float) -> 
     return delay, out
 
 
-def _best_tree(bench: Workbench, driver: _Driver, total: float, leaves: int) -> Tree | None:
+def _best_tree(
+    bench: Workbench, cell: Cell, pin: str, edge: int, slew: float, total: float, leaves: int
+) -> Tree | None:
     """The tree of least area and weighted delay that no driver is overloaded by."""
     library = bench.library
-    limit = (driver.cell.pins[driver.pin].max_capacitance or math.inf) - driver.rest
+    limit = cell.pins[pin].max_capacitance or math.inf
     wire = bench.boundary.wire_cap
     inverter = library.inverter
     fo4, _ = _drive(
@@ -232,7 +222,7 @@ def _best_tree(bench: Workbench, driver: _Driver, total: float, leaves: int) -> 
             best = Tree(levels, score)
 
     if total <= limit:
-        consider((), driver.at(total)[0])
+        consider((), _drive(cell, pin, edge, slew, total)[0])
     made: dict[tuple[str, float, float], tuple[float, float]] = {}
 
     def behind(buffer: Cell, came: float, load: float) -> tuple[float, float]:
@@ -248,7 +238,7 @@ def _best_tree(bench: Workbench, driver: _Driver, total: float, leaves: int) -> 
             if count > leaves or share > last.limit or share < 2 * cap:
                 continue
             if count * cap <= limit:
-                delay, came = driver.at(count * cap)
+                delay, came = _drive(cell, pin, edge, slew, count * cap)
                 consider(((last, count),), delay + behind(last, came, share)[0])
             if count < 4:
                 continue
@@ -258,7 +248,7 @@ def _best_tree(bench: Workbench, driver: _Driver, total: float, leaves: int) -> 
                     below = math.ceil(count / over) * cap
                     if over * 2 > count or below > first.limit or over * own > limit:
                         continue
-                    delay, came = driver.at(over * own)
+                    delay, came = _drive(cell, pin, edge, slew, over * own)
                     middle, went = behind(first, came, below)
                     consider(
                         ((first, over), (last, count)),

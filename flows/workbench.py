@@ -189,26 +189,29 @@ def _two_input(cell: Cell, first: int, second: int, output: int) -> Gate:
     return Gate(cell.name, {a: second, b: first, cell.outputs[0].name: output})
 
 
-def sinks(bench: Workbench, module: Module, net: int) -> list[tuple[float, tuple[str, str, int]]]:
-    """fF and place of every sink of a net in a module: (gate, pin, −1) or (instance, port, bit)."""
-    library = bench.library
-    wire = bench.boundary.wire_cap
-    found = []
+Sink = tuple[float, tuple[str, str, int]]
+"""fF, and the place: (gate, pin, −1) or (instance, port, bit)."""
+
+
+def sinks(bench: Workbench, module: Module, net: int) -> list[Sink]:
+    """Every sink of a net in a module."""
+    cells, wire = bench.library.cells, bench.boundary.wire_cap
+    found: list[Sink] = []
     for name, gate in module.gates.items():
-        pins = library.cells[gate.kind].pins
-        for pin, at in gate.pins.items():
-            if at == net and pins[pin].direction == "input":
-                found.append((pins[pin].capacitance + wire, (name, pin, -1)))
+        if net in gate.pins.values():
+            pins = cells[gate.kind].pins
+            for pin, at in gate.pins.items():
+                if at == net and pins[pin].direction == "input":
+                    found.append((pins[pin].capacitance + wire, (name, pin, -1)))
     for instance in module.instances:
-        child = bench.modules[instance.module]
+        ports = bench.modules[instance.module].ports
         for port, nets in instance.nets.items():
-            way, inner = child.ports[port]
+            way, inner = ports[port]
             if way == "input" and net in nets:
                 loads = bench.input_loads(instance.module)
                 for bit, outer in enumerate(nets):
                     if outer == net:
-                        weight = float(loads[inner[bit]])
-                        found.append((weight, (instance.name, port, bit)))
+                        found.append((float(loads[inner[bit]]), (instance.name, port, bit)))
     return found
 
 

@@ -26,7 +26,7 @@ from sim.formal.catalogue import PARTS, RULES, Row, proofs
 )
 @click.option("--part", type=click.Choice(list(PARTS)), help="Only this kind of proof.")
 @click.option("--name", default="", help="Only specifications whose name contains this.")
-@click.option("--thorough", is_flag=True, help="The proofs that take a minute or more, too.")
+@click.option("--thorough", is_flag=True, help="The shipped specifications too (minutes).")
 @click.option("--list", "only_list", is_flag=True, help="List the proofs and stop.")
 @click.option(
     "--jobs",

@@ -116,7 +116,8 @@ class Netlist:
         step: int | None = bit
         while step is not None:
             name = self._names.get(step, f"net {step}")
-            if not name.startswith("$") and (not path or path[-1] != name):
+            # Nets that a tool has named say nothing.
+            if not name.lstrip("\\").startswith("$") and (not path or path[-1] != name):
                 path.append(name)
             step = before[step]
         return path[::-1]

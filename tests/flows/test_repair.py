@@ -87,7 +87,7 @@ def test_gates_for_a_full_adder_are_its_function(late: str) -> None:
 
 
 def test_a_late_tree_is_built_anew_and_a_useless_one_is_left() -> None:
-    bench = bench_of(broadcast(300))
+    bench = bench_of(broadcast(900))
     sizing.repair_loads(bench)
     slow = bench.timing.delay
     kept = state(bench)
@@ -103,7 +103,7 @@ def test_a_late_tree_is_built_anew_and_a_useless_one_is_left() -> None:
         for gate in gates.values()
         for pin in LIBRARY.cells[gate.kind].outputs
     }
-    for i in range(300):
+    for i in range(900):
         net = gates[f"s{i}"].pins["A"]
         while net != 3:
             gate = driver[net]

@@ -36,6 +36,9 @@ DAILY = {
     ("lut_core", "ternary 1×w2", "product"),
     ("lut_core", "base3 1×w2", "product"),
     ("mac_core", "unsigned_addend 1×w2+c", "product"),
+    ("lut_core", "piped_2_steps 2×w1+c stalls", "product"),
+    ("mac_core", "piped_2_steps 2×w1+c stalls", "product"),
+    ("mac_core", "tile 1×w1+c", "product"),
     ("mac_core", "twos_piped 1×w3", "product"),
     ("mac_core", "bipolar 1×w2", "product"),
     ("lut_core", "unsigned", "steps"),
@@ -97,6 +100,7 @@ def test_proofs_reach_every_encoding_form_and_register() -> None:
         assert {spec.pipeline.heap for spec in own} >= {0, 1}
         assert {spec.activations.signed for spec in own} == {False, True}
         assert max(spec.tile.n for spec in own) > 1
+        assert max(spec.tile.m for spec in own) > 1
 
 
 # Hardware that is wrong.
@@ -126,10 +130,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(mutation.SPECS, core, {**mutation.SPECS[core], **specs})
 
 
-def rows_of(broken: mutation.Mutant, part: str, job: Job | None = None) -> list[Row]:
+def rows_of(
+    broken: mutation.Mutant, part: str, job: Job | None = None, *, stalls: bool = False
+) -> list[Row]:
     """The rows of a proof on a mutant."""
     spec = mutation.specification(broken.core, broken.spec)
-    proof = Proof(core=broken.core, name=broken.spec, part=part, spec=spec, job=job)
+    proof = Proof(core=broken.core, name=broken.spec, part=part, spec=spec, job=job, stalls=stalls)
     return proof.run(mutation.mutated_verilog(broken))
 
 
@@ -243,6 +249,26 @@ def test_arithmetic_that_is_wrong_is_refuted(name: str, core: str, spec: str, ch
     assert any(item.startswith(check) for item in found)
     (row, *_) = found.values()
     assert re.search(r"want_0_0=\d+", row.trace[-1]) is not None
+
+
+@pytest.mark.parametrize("core", ["lut_core", "mac_core"])
+@pytest.mark.parametrize(
+    ("name", "spec", "k_steps", "stalls"),
+    [
+        ("cut_enable_stuck", "piped_2_steps", 2, True),
+        ("rows_swapped", "tile", 1, False),
+        ("columns_swapped", "tile", 1, False),
+        ("one_weight_for_all", "tile", 1, False),
+        ("addend_transposed", "tile", 1, False),
+    ],
+)
+@pytest.mark.usefixtures("_small")
+def test_values_that_go_astray_are_refuted(
+    core: str, name: str, spec: str, k_steps: int, stalls: bool
+) -> None:
+    job = Job(k_steps=k_steps, weight_bits=1, accumulate=True)
+    found = refuted(rows_of(mutant(name, core, spec), "product", job, stalls=stalls))
+    assert any(item.startswith("product_") for item in found)
 
 
 @pytest.mark.parametrize(

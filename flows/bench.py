@@ -106,7 +106,7 @@ def clocked(
     folder = Path(str(files("hw").joinpath("configs", "density")))
     for path in sorted(folder.glob("*.yaml")):
         if only in path.stem:
-            yield _row(load_spec(path), path.stem, liberty, effort, "clock", progress)
+            yield _row(load_spec(path), path.stem, liberty, effort, progress)
 
 
 def forms(
@@ -121,7 +121,7 @@ def forms(
     for name, fields in FORMS.items():
         if only in name:
             spec = spec_from_dict({**base, **fields, "name": "lut_form"})
-            yield _row(spec, name, liberty, effort, "clock", progress)
+            yield _row(spec, name, liberty, effort, progress)
 
 
 def plain(
@@ -189,7 +189,6 @@ def densest(
                     f"{name} heap {heap}",
                     liberty,
                     effort,
-                    "clock",
                     progress,
                 )
                 for heap, placement in DEPTHS
@@ -202,14 +201,10 @@ def densest(
         yield best
 
 
-def _row(
-    spec: Any, name: str, liberty: Path | None, effort: str, objective: str, progress: bool
-) -> dict[str, Any]:
+def _row(spec: Any, name: str, liberty: Path | None, effort: str, progress: bool) -> dict[str, Any]:
     from flows.command import synthesize_spec
 
-    report = synthesize_spec(
-        spec, liberty=liberty, objective=objective, effort=effort, progress=progress
-    )
+    report = synthesize_spec(spec, liberty=liberty, effort=effort, progress=progress)
     return _figures(name, report, spec.tile.m * spec.tile.n * spec.tile.k)
 
 

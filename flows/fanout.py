@@ -11,12 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from flows import workbench
+from flows import sta, workbench
 from flows.liberty import Cell
 from flows.netlist import Gate, Module
-from flows.workbench import Workbench
+from flows.workbench import Stage, Workbench
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 # What a FO4 delay is worth, in inverters a sink: about what it costs the sinks to be as much faster
@@ -37,69 +35,49 @@ def rebuild(bench: Workbench, clock_ns: float) -> bool:
 
     The design is measured, before and after.
     """
-    timing = bench.timing
-    late = timing.end_arrival - clock_ns
-    before = float(late[late > 0].sum())
+    before = bench.timing.missing(clock_ns)
     if before <= 0:
         return False
-    kept = (dict(bench.modules), set(bench._own), dict(bench.compiled))
+    kept = bench.keep()
     changed = False
-    roots = _late_roots(bench, clock_ns)
-    # Copies are changed, so that what was can be put back.
-    for name in {name for name, _, _ in roots}:
-        bench.modules[name] = bench.modules[name].copy()
-        bench._own.add(name)
-    for name, root, node in roots:
-        changed |= _rebuild_one(bench, name, root, node)
-    if not changed:
-        bench.modules, bench._own, bench.compiled = kept
-        return False
-    flat = bench.flat
-    late = bench.measure().end_arrival - clock_ns
-    if float(late[late > 0].sum()) < before - 1e-7:
+    for name, net, node in _late_roots(bench, clock_ns):
+        changed |= _rebuild_one(bench, name, net, node)
+    if changed and bench.measure().missing(clock_ns) < before - 1e-7:
         return True
-    bench.modules, bench._own, bench.compiled = kept
-    bench.flat, bench.timing = flat, timing
+    bench.restore(kept)
     return False
 
 
-def _late_roots(bench: Workbench, clock_ns: float) -> list[tuple[str, str, int]]:
-    """Module, gate and worst node of drivers whose buffered nets have no time left."""
-    timing, flat = bench.timing, bench.flat
-    slack = timing.required + (clock_ns - timing.delay) - timing.arrival
-    found: dict[tuple[str, str], tuple[float, int]] = {}
-    for place in flat.places:
-        module = bench.modules[place.module]
-        buffered = {
-            net
-            for gate_name, gate in module.gates.items()
-            if _added(gate_name)
-            for net in [_input(bench, gate)]
-        }
+def _late_roots(bench: Workbench, clock_ns: float) -> list[tuple[str, int, int]]:
+    """Module, net and its worst node, where a net with buffers has no time left; worst first.
+
+    Of a gate's nets the worst counts.
+    """
+    timing = bench.timing
+    slack = timing.slack(clock_ns)
+    found: dict[tuple[str, str], tuple[float, int, int]] = {}
+    for place in bench.flat.places:
+        gates = bench.modules[place.module].gates
+        buffered = {_input(bench, gate) for name, gate in gates.items() if _added(name)}
         if not buffered:
             continue
-        compiled = flat.compiled[place.module]
-        driver = {}
-        for row, (net, index) in enumerate(
-            zip(compiled.drive_net.tolist(), compiled.drive_gate.tolist(), strict=True)
-        ):
-            driver[net] = (row, compiled.names[index], index)
-        for net in buffered:
-            if net not in driver:
+        for name, gate in gates.items():
+            if _added(name):
                 continue
-            _, gate_name, index = driver[net]
-            if _added(gate_name):
-                continue
-            rows = np.flatnonzero(flat.drive_gate == place.first_gate + index)
-            same = np.flatnonzero(compiled.drive_gate == index)
-            at = int(rows[int(np.flatnonzero(compiled.drive_net[same] == net)[0])])
-            outer = int(flat.drive_net[at])
-            node = max((2 * outer, 2 * outer + 1), key=lambda n: timing.arrival[n])
-            room = float(min(slack[2 * outer], slack[2 * outer + 1]))
-            key = (place.module, gate_name)
-            if room < 0 and (key not in found or room < found[key][0]):
-                found[key] = (room, node)
-    return [(*key, node) for key, (_, node) in sorted(found.items(), key=lambda item: item[1][0])]
+            for pin in bench.library.cells[gate.kind].outputs:
+                net = gate.pins.get(pin.name, -1)
+                if net not in buffered:
+                    continue
+                nodes = [2 * int(place.nets[net]) + edge for edge in (sta.RISE, sta.FALL)]
+                room = float(slack[nodes].min())
+                key = (place.module, name)
+                if room < 0 and (key not in found or room < found[key][0]):
+                    node = max(nodes, key=lambda node: float(timing.arrival[node]))
+                    found[key] = (room, net, node)
+    return [
+        (name, net, node)
+        for (name, _), (_, net, node) in sorted(found.items(), key=lambda item: item[1][0])
+    ]
 
 
 def _added(gate: str) -> bool:
@@ -110,14 +88,11 @@ def _input(bench: Workbench, gate: Gate) -> int:
     return gate.pins[bench.library.cells[gate.kind].inputs[0].name]
 
 
-def _rebuild_one(bench: Workbench, name: str, root: str, node: int) -> bool:
-    """Take out the buffers behind a gate and put the best tree there."""
+def _rebuild_one(bench: Workbench, name: str, rootnet: int, node: int) -> bool:
+    """Take out the buffers behind a net and put the best tree there."""
     library = bench.library
     module = bench.modules[name]
     kinds = {buffer.name for buffer in library.buffers}
-    rootnet = _driven(bench, module, root, node)
-    if rootnet is None:
-        return False
     # The buffers below, and what hangs on them and on the root.
     readers: dict[int, list[str]] = {}
     for gate_name, gate in module.gates.items():
@@ -144,11 +119,10 @@ def _rebuild_one(bench: Workbench, name: str, root: str, node: int) -> bool:
         if place[2] >= 0 or place[0] not in members
     ]
     total = sum(weight for weight, _ in leaves)
-    now = _arc(bench, node)
+    now = bench.stage(node)
     if now is None or total <= 0:
         return False
-    cell, pin, slew = now
-    tree = _best_tree(bench, cell, pin, node & 1, slew, total, len(leaves))
+    tree = _best_tree(bench, now, total, len(leaves))
     if tree is None:
         return False
     owner = bench.edit(name)
@@ -156,29 +130,6 @@ def _rebuild_one(bench: Workbench, name: str, root: str, node: int) -> bool:
         del owner.gates[gate_name]
     _plant(bench, owner, rootnet, leaves, tree)
     return True
-
-
-def _driven(bench: Workbench, module: Module, root: str, node: int) -> int | None:
-    """The net of a gate's output behind a node, where the gate has but one."""
-    gate = module.gates[root]
-    outputs = [p.name for p in bench.library.cells[gate.kind].outputs if p.name in gate.pins]
-    if len(outputs) == 1:
-        return gate.pins[outputs[0]]
-    now = _arc(bench, node)
-    return gate.pins.get(now[1]) if now else None
-
-
-def _arc(bench: Workbench, node: int) -> tuple[Cell, str, float] | None:
-    """Cell, output pin and input slew of the arc that decides a node."""
-    timing, flat = bench.timing, bench.flat
-    number = int(timing.worst_arc[node])
-    if number == -1 or timing.joined(node):
-        return None
-    if number < -1:
-        kind, pin, _ = bench.tables.start_key[int(flat.start_kind[-2 - number])]
-        return bench.library.cells[kind], pin, bench.tables.inverter_slew
-    kind, pin, _ = bench.tables.comb_key[int(timing.arc_kind[number])]
-    return bench.library.cells[kind], pin, float(timing.slew[timing.arc_source[number]])
 
 
 def _drive(cell: Cell, pin: str, edge: int | None, slew: float, load: float) -> tuple[float, float]:
@@ -197,12 +148,10 @@ def _drive(cell: Cell, pin: str, edge: int | None, slew: float, load: float) -> 
     return delay, out
 
 
-def _best_tree(
-    bench: Workbench, cell: Cell, pin: str, edge: int, slew: float, total: float, leaves: int
-) -> Tree | None:
+def _best_tree(bench: Workbench, root: Stage, total: float, leaves: int) -> Tree | None:
     """The tree of least area and weighted delay that no driver is overloaded by."""
     library = bench.library
-    limit = cell.pins[pin].max_capacitance or math.inf
+    limit = root.cell.pins[root.pin].max_capacitance or math.inf
     wire = bench.boundary.wire_cap
     inverter = library.inverter
     fo4, _ = _drive(
@@ -221,8 +170,11 @@ def _best_tree(
         if best is None or score < best.score:
             best = Tree(levels, score)
 
+    def from_root(load: float) -> tuple[float, float]:
+        return _drive(root.cell, root.pin, root.edge, root.slew, load)
+
     if total <= limit:
-        consider((), _drive(cell, pin, edge, slew, total)[0])
+        consider((), from_root(total)[0])
     made: dict[tuple[str, float, float], tuple[float, float]] = {}
 
     def behind(buffer: Cell, came: float, load: float) -> tuple[float, float]:
@@ -238,7 +190,7 @@ def _best_tree(
             if count > leaves or share > last.limit or share < 2 * cap:
                 continue
             if count * cap <= limit:
-                delay, came = _drive(cell, pin, edge, slew, count * cap)
+                delay, came = from_root(count * cap)
                 consider(((last, count),), delay + behind(last, came, share)[0])
             if count < 4:
                 continue
@@ -248,7 +200,7 @@ def _best_tree(
                     below = math.ceil(count / over) * cap
                     if over * 2 > count or below > first.limit or over * own > limit:
                         continue
-                    delay, came = _drive(cell, pin, edge, slew, over * own)
+                    delay, came = from_root(over * own)
                     middle, went = behind(first, came, below)
                     consider(
                         ((first, over), (last, count)),

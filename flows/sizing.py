@@ -8,16 +8,17 @@ the clock is met or nothing helps; last, cells with time to spare become smaller
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from flows import fanout, sta, workbench
-from flows.liberty import Arc, Cell, Library
+from flows.liberty import Arc, Cell
 from flows.netlist import JOIN, Gate, Module
 from flows.sta import Timing
-from flows.workbench import Change, Workbench
+from flows.workbench import Change, Stage, Workbench
 
 # Margin below a driver's largest capacitance, so that a later change of strength still fits.
 _LOAD_SHARE = 0.95
@@ -96,10 +97,7 @@ def repair_loads(bench: Workbench, rounds: int = 12) -> None:
         done: set[tuple[str, int]] = set()
         for net in heavy[np.argsort(-timing.load[heavy])]:
             place, gate, kind = bench.flat.gate(int(timing.driver[net]))
-            module = bench.modules[place.module]
-            pin, local = _output(
-                bench.library, module.gates[gate], int(net), bench, place.module, gate
-            )
+            pin, local = bench.output(place, gate, int(net))
             if (place.module, local) in done:
                 continue
             done.add((place.module, local))
@@ -116,25 +114,6 @@ def repair_loads(bench: Workbench, rounds: int = 12) -> None:
             elif make is not None:
                 _split(bench, place.path, place.module, local, make, load)
         bench.measure()
-
-
-def _output(
-    library: Library, gate: Gate, net: int, bench: Workbench, module: str, name: str
-) -> tuple[str, int]:
-    """Output pin of a gate that drives a flat net, and the net in its module."""
-    outputs = [pin.name for pin in library.cells[gate.kind].outputs if pin.name in gate.pins]
-    if len(outputs) == 1:
-        return outputs[0], gate.pins[outputs[0]]
-    # Of several outputs the one whose flat net this is: drives are listed pin after pin.
-    flat = bench.flat
-    rows = np.flatnonzero(flat.drive_net == net)
-    compiled = flat.compiled[module]
-    number = int(flat.drive_gate[rows[0]])
-    same = np.flatnonzero(flat.drive_gate == number)
-    at = int(np.flatnonzero(same == rows[0])[0])
-    local = compiled.drive_net[compiled.drive_gate == compiled.names.index(name)][at]
-    pin = next(pin for pin in outputs if gate.pins[pin] == local)
-    return pin, int(local)
 
 
 def _plan_buffers(bench: Workbench, load: float) -> tuple[float, Cell | None]:
@@ -207,13 +186,11 @@ def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load:
 def exchange_pins(bench: Workbench, rounds: int = 3) -> None:
     """Late signals to fast pins of cells whose inputs may be exchanged: costs no area."""
     for _ in range(rounds):
-        before = bench.timing
-        kept = dict(bench.modules), set(bench._own), dict(bench.compiled), bench.flat
+        kept = bench.keep()
         if not _exchange(bench):
             return
-        if bench.measure().delay > before.delay - 1e-6:
-            bench.modules, bench._own, bench.compiled, bench.flat = kept
-            bench.timing = before
+        if bench.measure().delay > kept.timing.delay - 1e-6:
+            bench.restore(kept)
             return
 
 
@@ -229,11 +206,12 @@ def _exchange(bench: Workbench) -> bool:
         related = bench.library.cells[cell].pins[pin].arcs[index].related
         key = gate, related
         late[key] = max(late.get(key, -math.inf), float(timing.arrival[node]))
-    changed: set[str] = set()
-    copies: dict[str, Module] = {}
+    changed = False
+    seen: set[str] = set()
     for place in flat.places:
-        if place.module in copies:
+        if place.module in seen:
             continue
+        seen.add(place.module)
         arrays = flat.compiled[place.module]
         for number, (name, kind) in enumerate(
             zip(arrays.names, arrays.kinds, strict=True), start=place.first_gate
@@ -247,26 +225,13 @@ def _exchange(bench: Workbench) -> bool:
                 early_first = [pin for _, pin in sorted(zip(times, pins, strict=True))]
                 if slow_first == early_first:
                     continue
-                if place.module not in copies:
-                    copies[place.module] = bench.modules[place.module].copy()
-                gate = copies[place.module].gates[name]
-                nets = [gate.pins[pin] for pin in early_first if pin in gate.pins]
-                if len(nets) < len(pins):
+                connected = bench.modules[place.module].gates[name].pins
+                if any(pin not in connected for pin in pins):
                     continue
-                gate.pins.update(zip(slow_first, nets, strict=True))
-                changed.add(place.module)
-        copies.setdefault(place.module, bench.modules[place.module])
-    for name in changed:
-        bench.modules[name] = copies[name]
-        bench._own.add(name)
-        bench.compiled.pop(name, None)
-    return bool(changed)
-
-
-def _misses(timing: Timing, clock_ns: float) -> float:
-    """How much all endpoints together are late, ns."""
-    late = timing.end_arrival - clock_ns
-    return float(late[late > 0].sum())
+                nets = [connected[pin] for pin in early_first]
+                bench.edit(place.module).gates[name].pins.update(zip(slow_first, nets, strict=True))
+                changed = True
+    return changed
 
 
 def repair_timing(
@@ -277,12 +242,12 @@ def repair_timing(
     width = _WIDTH
     fanout.rebuild(bench, clock_ns)
     again = True
-    milestone, since = _misses(bench.timing, clock_ns), 0
+    milestone, since = bench.timing.missing(clock_ns), 0
     for _ in range(rounds):
         timing = bench.timing
         if timing.delay <= clock_ns + 1e-9:
             return True
-        before = _misses(timing, clock_ns)
+        before = timing.missing(clock_ns)
         if before < milestone * (1 - _PROGRESS):
             milestone, since = before, 0
         since += 1
@@ -300,7 +265,7 @@ def repair_timing(
         kept = bench.flat, timing
         for change in changes:
             bench.apply(change)
-        if _misses(bench.measure(), clock_ns) < before - 1e-7:
+        if bench.measure().missing(clock_ns) < before - 1e-7:
             width = min(_WIDTH, width + 2)
             continue
         for change in reversed(changes):
@@ -346,12 +311,7 @@ def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) 
             through.setdefault(node, []).append(path)
             last = node
     found: dict[tuple[str, str], tuple[float, float, int, Change]] = {}
-    seen: dict[int, _Stage | None] = {}
-
-    def stage(node: int) -> _Stage | None:
-        if node not in seen:
-            seen[node] = _stage(bench, node)
-        return seen[node]
+    stage = functools.cache(bench.stage)
 
     for node, importance in weight.items():
         now = stage(node)
@@ -377,48 +337,8 @@ def _faster(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) 
     return chosen
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """The cell and arc that decide a node's arrival."""
-
-    module: str
-    gate: str
-    cell: Cell
-    pin: str
-    arc: Arc
-    edge: int
-    slew: float
-    load: float
-
-
-def _stage(bench: Workbench, node: int) -> _Stage | None:
-    timing, flat = bench.timing, bench.flat
-    number = int(timing.worst_arc[node])
-    if number == -1 or timing.joined(node):
-        return None
-    if number < -1:
-        place, gate, kind = flat.gate(int(flat.start_gate[-2 - number]))
-        _, pin, index = bench.tables.start_key[int(flat.start_kind[-2 - number])]
-        slew = bench.tables.inverter_slew
-    else:
-        place, gate, kind = flat.gate(int(timing.arc_gate[number]))
-        _, pin, index = bench.tables.comb_key[int(timing.arc_kind[number])]
-        slew = float(timing.slew[timing.arc_source[number]])
-    cell = bench.library.cells[kind]
-    return _Stage(
-        place.module,
-        gate,
-        cell,
-        pin,
-        cell.pins[pin].arcs[index],
-        node & 1,
-        slew,
-        float(timing.load[node >> 1]),
-    )
-
-
 def _softer(
-    bench: Workbench, now: _Stage, tabu: set[tuple[str, str, str]]
+    bench: Workbench, now: Stage, tabu: set[tuple[str, str, str]]
 ) -> list[tuple[float, float, str]]:
     """What gates in the place of a full-adder cell gain: ns, area, the change."""
     full, exclusive, nand = bench.library.full_adder, bench.exclusive, bench.nand
@@ -446,7 +366,7 @@ def _softer(
 
 
 def _twin(
-    bench: Workbench, now: _Stage, previous: _Stage | None, tabu: set[tuple[str, str, str]]
+    bench: Workbench, now: Stage, previous: Stage | None, tabu: set[tuple[str, str, str]]
 ) -> list[tuple[float, float, str]]:
     """What a second gate for half of the sinks gains: ns, area, the change."""
     table = now.arc.delay[now.edge]
@@ -469,7 +389,7 @@ def _twin(
     return [(gain, now.cell.area * bench.copies[now.module], workbench.CLONE)]
 
 
-def _sink_count(bench: Workbench, now: _Stage) -> int:
+def _sink_count(bench: Workbench, now: Stage) -> int:
     """Pins of its own module that a stage's gate drives."""
     module = bench.modules[now.module]
     net = module.gates[now.gate].pins[now.pin]
@@ -494,7 +414,7 @@ def _slowest(cell: Cell, edge: int, slew: float, load: float) -> float:
 
 
 def _options(
-    bench: Workbench, now: _Stage, previous: _Stage | None, tabu: set[tuple[str, str, str]]
+    bench: Workbench, now: Stage, previous: Stage | None, tabu: set[tuple[str, str, str]]
 ) -> list[tuple[float, float, str]]:
     """Strengths that are faster: ns gained, with what the driver before loses; area; cell."""
     table = now.arc.delay[now.edge]
@@ -534,7 +454,7 @@ def _options(
 def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]]) -> bool:
     """Put sinks with time to spare of a net on the worst path behind a buffer, if that helps."""
     timing, flat = bench.timing, bench.flat
-    slack = timing.required + (clock_ns - timing.delay) - timing.arrival
+    slack = timing.slack(clock_ns)
     ends = _worst_ends(timing, clock_ns, 2)
     for end in ends:
         for node in sorted(sta.nodes_to(timing, end), key=lambda n: -timing.load[n >> 1]):
@@ -547,17 +467,12 @@ def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]])
             if key in tabu:
                 continue
             tabu.add(key)
-            module = bench.modules[place.module]
-            _, local = _output(bench.library, module.gates[gate], net, bench, place.module, gate)
+            _, local = bench.output(place, gate, net)
             idle = _idle_sinks(bench, place.module, place.first_gate, local, node, slack)
             if not idle:
                 continue
-            kept = (module, place.module in bench._own, bench.flat, timing)
-            before = (_misses(timing, clock_ns), timing.delay)
-            changed = module.copy()
-            bench.modules[place.module] = changed
-            bench._own.add(place.module)
-            bench.compiled.pop(place.module, None)
+            kept = bench.keep()
+            changed = bench.edit(place.module)
             weight = sum(w for w, _ in idle)
             fitting = [b for b in bench.library.buffers if b.limit * _LOAD_SHARE >= weight]
             cell = fitting[0] if fitting else bench.library.buffers[-1]
@@ -566,16 +481,13 @@ def _offload(bench: Workbench, clock_ns: float, tabu: set[tuple[str, str, str]])
                 cell.name, {cell.inputs[0].name: local, cell.outputs[0].name: behind}
             )
             workbench.move(changed, [place for _, place in idle], behind)
-            after_timing = bench.measure()
-            after = (_misses(after_timing, clock_ns), after_timing.delay)
-            if after[0] < before[0] - 1e-7 and after[1] < before[1] + 1e-9:
+            after = bench.measure()
+            if (
+                after.missing(clock_ns) < timing.missing(clock_ns) - 1e-7
+                and after.delay < timing.delay + 1e-9
+            ):
                 return True
-            bench.modules[place.module] = kept[0]
-            if not kept[1]:
-                bench._own.discard(place.module)
-            bench.compiled.pop(place.module, None)
-            bench.measure()
-            timing, flat = bench.timing, bench.flat
+            bench.restore(kept)
     return False
 
 
@@ -618,14 +530,11 @@ def recover_area(bench: Workbench, clock_ns: float | None) -> None:
     """
     limit = max(clock_ns or 0.0, bench.timing.delay) + 1e-9
     for module, gate in reversed(list(bench.softened)):
-        kept = bench.modules[module], bench.softened[module, gate], bench.flat, bench.timing
-        bench.modules[module] = kept[0].copy()
-        bench.compiled.pop(module, None)
+        kept = bench.keep()
         bench.harden(module, gate)
         timing = bench.measure()
         if timing.delay > limit or len(timing.overloaded):
-            bench.modules[module], bench.softened[module, gate], bench.flat, bench.timing = kept
-            bench.compiled.pop(module, None)
+            bench.restore(kept)
     refused: set[tuple[str, str]] = set()
     share = 1.0
     for _ in range(24):
@@ -650,7 +559,7 @@ def recover_area(bench: Workbench, clock_ns: float | None) -> None:
 def _smaller(bench: Workbench, limit: float, refused: set[tuple[str, str]]) -> list[Change]:
     """The next smaller strength of cells, most time to spare first."""
     timing, flat, library = bench.timing, bench.flat, bench.library
-    slack = timing.required + (limit - timing.delay) - timing.arrival
+    slack = timing.slack(limit)
     by_net = np.minimum(slack[0::2], slack[1::2])
     by_net = np.where(np.isfinite(by_net), by_net, 10.0 * limit)
     nets, gates = flat.drive_net, flat.drive_gate
@@ -685,20 +594,17 @@ def _smaller(bench: Workbench, limit: float, refused: set[tuple[str, str]]) -> l
 def _densest(bench: Workbench, rounds: int) -> None:
     """Walk towards shorter delays and keep the point of the least area times delay."""
     recover_area(bench, None)
-    best = (bench.area() * bench.timing.delay, dict(bench.modules))
+    best = (bench.area() * bench.timing.delay, bench.keep())
     stale = 0
     while stale < 4:
         target = bench.timing.delay * 0.96
         met = repair_timing(bench, target, rounds=min(rounds, 40))
         value = bench.area() * bench.timing.delay
         if value < best[0]:
-            best, stale = (value, {n: m.copy() for n, m in bench.modules.items()}), 0
+            best, stale = (value, bench.keep()), 0
         else:
             stale += 1
         if not met:
             break
-    bench.modules = dict(best[1])
-    bench._own = set()
-    bench.compiled = {}
-    bench.measure()
+    bench.restore(best[1])
     recover_area(bench, None)

@@ -200,10 +200,14 @@ class Timing:
         """Nets above their driver's largest capacitance."""
         return np.flatnonzero(self.load > self.limit * (1 + 1e-9))
 
-    @property
-    def slack(self) -> np.ndarray:
-        """By node, to the worst path's delay."""
-        return self.required - self.arrival
+    def slack(self, clock_ns: float) -> np.ndarray:
+        """Time to spare for a period by node, ns."""
+        return self.required + (clock_ns - self.delay) - self.arrival
+
+    def missing(self, clock_ns: float) -> float:
+        """How much all endpoints together are late for a period, ns."""
+        late = self.end_arrival - clock_ns
+        return float(late[late > 0].sum())
 
 
 def _levels(flat: Flat) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from flows import netlist, sta
-from flows.liberty import Cell, Library
-from flows.netlist import Compiled, Flat, Gate, Module
+from flows.liberty import Arc, Cell, Library
+from flows.netlist import Compiled, Flat, Gate, Module, Place
 from flows.sta import Boundary, Tables, Timing
 
 LATE = "late "
@@ -17,6 +18,34 @@ CLONE = "clone"
 Change = tuple[str, str, str, str]
 """Module, gate, library cell before and after; or after it ``late <pin>`` for a full adder in
 gates, ``clone`` for a second gate that shares the load."""
+
+_Sinks = list[tuple[str, str, int]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A design as it was, measured: see :meth:`Workbench.keep`."""
+
+    modules: dict[str, Module]
+    compiled: dict[str, Compiled]
+    softened: dict[tuple[str, str], Gate]
+    twins: dict[tuple[str, str], list[tuple[str, _Sinks]]]
+    flat: Flat
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The cell and arc that decide a node's arrival: edge of its output, ns, fF."""
+
+    module: str
+    gate: str
+    cell: Cell
+    pin: str
+    arc: Arc
+    edge: int
+    slew: float
+    load: float
 
 
 class Workbench:
@@ -42,7 +71,7 @@ class Workbench:
         self._loads: dict[str, np.ndarray] = {}
         self._pin_delays: dict[tuple[str, str], float] = {}
         self.softened: dict[tuple[str, str], Gate] = {}
-        self.twins: dict[tuple[str, str], list[tuple[str, list[tuple[str, str, int]]]]] = {}
+        self.twins: dict[tuple[str, str], list[tuple[str, _Sinks]]] = {}
         self.exclusive = self.library.find(2, 0b0110)
         self.nand = self.library.find(2, 0b0111)
         self.flat: Flat
@@ -57,6 +86,27 @@ class Workbench:
         if name != self.top:
             self._loads.clear()
         return self.modules[name]
+
+    def keep(self) -> Kept:
+        """What the design is now; changes from here on leave it as it is."""
+        self._own = set()
+        return Kept(
+            dict(self.modules),
+            dict(self.compiled),
+            dict(self.softened),
+            {gate: list(twins) for gate, twins in self.twins.items()},
+            self.flat,
+            self.timing,
+        )
+
+    def restore(self, kept: Kept) -> None:
+        """Make the design what it was."""
+        self.modules, self.compiled = dict(kept.modules), dict(kept.compiled)
+        self.softened = dict(kept.softened)
+        self.twins = {gate: list(twins) for gate, twins in kept.twins.items()}
+        self.flat, self.timing = kept.flat, kept.timing
+        self._own = set()
+        self._loads.clear()
 
     def measure(self, *, whole: bool = False) -> Timing:
         """Analyse one copy of each module, or all of them."""
@@ -73,6 +123,34 @@ class Workbench:
         if name not in self._loads:
             self._loads[name] = _input_loads(self, name)
         return self._loads[name]
+
+    def stage(self, node: int) -> Stage | None:
+        """What decides a node's arrival; None if that is no cell."""
+        timing, flat = self.timing, self.flat
+        number = int(timing.worst_arc[node])
+        if number == -1 or timing.joined(node):
+            return None
+        if number < -1:
+            place, gate, kind = flat.gate(int(flat.start_gate[-2 - number]))
+            _, pin, index = self.tables.start_key[int(flat.start_kind[-2 - number])]
+            slew = self.tables.inverter_slew
+        else:
+            place, gate, kind = flat.gate(int(timing.arc_gate[number]))
+            _, pin, index = self.tables.comb_key[int(timing.arc_kind[number])]
+            slew = float(timing.slew[timing.arc_source[number]])
+        cell = self.library.cells[kind]
+        load = float(timing.load[node >> 1])
+        arc = cell.pins[pin].arcs[index]
+        return Stage(place.module, gate, cell, pin, arc, node & 1, slew, load)
+
+    def output(self, place: Place, gate: str, net: int) -> tuple[str, int]:
+        """Output pin of a gate that drives a flat net, and the net's number in its module."""
+        pins = self.modules[place.module].gates[gate].pins
+        return next(
+            (pin, local)
+            for pin, local in pins.items()
+            if local < len(place.nets) and place.nets[local] == net
+        )
 
     def area(self) -> float:
         return netlist.total_area(self.modules, self.top, self.library)

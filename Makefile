@@ -67,6 +67,7 @@ $(READY): .lock/requirements.txt pyproject.toml | needed
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --no-deps --requirement .lock/requirements.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PY) -m compileall -q $(SOURCES)
 	@touch $@
 
 # One clear line for each thing that the machine lacks.

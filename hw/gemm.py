@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from hw.errors import Problem
+from hw.lazy import np
 from hw.spec import BlockSpec, Memory, Part
 from hw.streams import Stream, StreamField
 

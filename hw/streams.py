@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from hw.lazy import np
 
 
 @dataclass(frozen=True, kw_only=True)

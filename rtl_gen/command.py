@@ -7,6 +7,7 @@ verbs reads the first line of each docstring from the source.
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -21,14 +22,15 @@ GROUP = "rtlgen.commands"
 class Verbs(click.Group):
     """A group whose commands are entry points, each loaded when it is named."""
 
+    @cached_property
     def _found(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=GROUP)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self._found())
+        return sorted(self._found)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        point = self._found().get(cmd_name)
+        point = self._found.get(cmd_name)
         if point is None:
             return None
         try:
@@ -38,7 +40,7 @@ class Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click, without an import of what any verb needs."""
-        found = self._found()
+        found = self._found
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(found[name])) for name in sorted(found)])
 
@@ -46,7 +48,7 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click, and names the verbs there are."""
-        if not args[0].startswith("-") and args[0] not in self._found():
+        if not args[0].startswith("-") and args[0] not in self._found:
             import difflib
 
             names = self.list_commands(ctx)

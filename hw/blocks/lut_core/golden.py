@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from hw import gemm
 from hw.blocks.lut_core import tables
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.gemm import GemmWork
+from hw.lazy import np
 from hw.streams import Stream, StreamField
 
 

@@ -12,7 +12,7 @@ import itertools
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
+from hw.lazy import np
 
 if TYPE_CHECKING:
     from hw.blocks.lut_core.spec import LutCoreSpec

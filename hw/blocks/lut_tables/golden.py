@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from hw.blocks.lut_core import golden as core
 from hw.blocks.lut_tables.spec import LutTablesSpec
 from hw.gemm import random_operand
+from hw.lazy import np
 from hw.streams import Stream
 
 LENGTHS = {"minimum": (1, 1), "small": (2, 8), "large": (32, 64)}

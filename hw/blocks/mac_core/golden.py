@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from hw import gemm
 from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.gemm import GemmWork
+from hw.lazy import np
 from hw.streams import Stream, StreamField
 
 

@@ -149,9 +149,9 @@ def test_a_verb_whose_package_is_broken_leaves_the_others_alone(
 ) -> None:
     from importlib.metadata import EntryPoint
 
-    found = Verbs._found(main)  # type: ignore[arg-type]
-    found["broken"] = EntryPoint("broken", "no_such_package.command:verb", "rtlgen.commands")
-    monkeypatch.setattr(Verbs, "_found", lambda self: found)
+    assert isinstance(main, Verbs)
+    broken = EntryPoint("broken", "no_such_package.command:verb", "rtlgen.commands")
+    monkeypatch.setattr(Verbs, "_found", {**main._found, "broken": broken})
     assert "  broken" in rtlgen("--help").stdout
     assert rtlgen("list").exit_code == 0
     result = rtlgen("broken", "--anything")

@@ -151,7 +151,7 @@ def test_a_verb_whose_package_is_broken_leaves_the_others_alone(
 
     assert isinstance(main, Verbs)
     broken = EntryPoint("broken", "no_such_package.command:verb", "rtlgen.commands")
-    monkeypatch.setattr(Verbs, "_found", {**main._found, "broken": broken})
+    monkeypatch.setitem(main._found, "broken", broken)
     assert "  broken" in rtlgen("--help").stdout
     assert rtlgen("list").exit_code == 0
     result = rtlgen("broken", "--anything")

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -33,6 +33,10 @@ _WARNINGS = ("-Wno-fatal",)
 # What repeated modules need to share one compiled body; see `repeated_modules`.
 _SHARE_FLAGS = ("-fno-dfg",)
 _WORTH_SHARING = 60  # lines of a module
+
+_LANES_UP_TO = 30_000  # lines of a module
+_LONGEST = 3000  # statements of a function
+_ONE_UNIT = 1 << 20  # bytes of C++ that are compiled as one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,10 @@ def build(
     Raises:
         ToolMissingError, ToolError: a tool is not there, or ended with an error.
     """
+    bodies = re.findall(r"^module\b.*?^endmodule", verilog, re.M | re.S)
+    longest = max((body.count("\n") for body in bodies), default=0)
+    if effort.lanes and longest > _LANES_UP_TO:
+        effort = replace(effort, lanes=False)
     key = digest(
         {
             "verilog": verilog,
@@ -236,9 +244,9 @@ def _compile(
     command = [str(toolchain.verilator_binary()), "--cc", "--Mdir", str(work / "obj")]
     command += ["--prefix", "Vmodel", "--top-module", top, *_VERILATOR_FLAGS, *_WARNINGS]
     command += ["--output-split", str(effort.split)]
-    if effort.lanes:
-        # A body in one piece keeps its intermediate values to itself.
-        command += ["--output-split-cfuncs", "10000000"]
+    # A body in one piece keeps its intermediate values to itself; where they are not computed by
+    # vectors, functions that are too long for the compiler would cost more than that gains.
+    command += ["--output-split-cfuncs", "10000000" if effort.lanes else str(_LONGEST)]
     sharing = repeated_modules(verilog)
     if sharing:
         (work / "sharing.vlt").write_text(sharing)
@@ -257,7 +265,7 @@ def _compile(
     generated = sorted(objects.glob("*.cpp"))
     slow = [path for path in generated if "__Slow" in path.name or "__Syms" in path.name]
     fast = [path for path in generated if path not in slow]
-    if effort.split == 0:
+    if effort.split == 0 and sum(path.stat().st_size for path in generated) < _ONE_UNIT:
         # One unit: parsing the headers costs more than a small design's own code.
         whole = work / "whole.cpp"
         whole.write_text("".join(f'#include "{path}"\n' for path in [*fast, *slow, harness]))

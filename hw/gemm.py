@@ -3,7 +3,8 @@
 Ports (all valid/ready, in any relative order, any stall pattern):
 
 - ``i_job``: one descriptor a job, ``k_steps_m1`` (K steps less one), ``weight_bits_m1`` where the
-  width is chosen at run time, ``accumulate`` where the core has an addend.
+  width is chosen at run time, ``accumulate`` where the core has an addend, and what else a core's
+  jobs choose (see ``GemmSpec.job_fields``).
 - ``i_a``: activations, ``passes · k_steps`` beats of ``M × K`` elements.
 - ``i_w``: weights, ``passes · k_steps`` beats of ``N × K`` elements (one group of planes each).
 - ``i_c``: the addend, one beat of ``M × N`` for each job whose ``accumulate`` is set.
@@ -12,7 +13,8 @@ Ports (all valid/ready, in any relative order, any stall pattern):
 A job of ``B``-bit weights on a core that takes ``P`` planes a cycle makes ``ceil(B / P)`` passes
 over its K steps, most significant planes first, so that the accumulator doubles ``P`` times at the
 start of each pass but the first (``O = Σ_b 2^b·D_b``, LUT Tensor Core, arXiv 2408.06003, sec. 3).
-Both operand streams repeat their K steps in every pass.
+Both operand streams repeat their K steps in every pass. A core that takes the activations' planes
+one by one, too, makes a pass for each pair of planes (see ``hw.blocks.bitserial_core``).
 """
 
 from __future__ import annotations
@@ -39,19 +41,43 @@ class Tile(Part):
     k: int = Field(16, ge=1, le=512, description="elements of K in one step")
 
 
-class Activations(Part):
-    """Integer activations."""
+class ActivationFormat(Part):
+    """Format of A. Subclasses have a width and say what its codes mean."""
+
+    @property
+    def widest(self) -> int:
+        """Bits of an activation, of the widest job where jobs choose."""
+        raise NotImplementedError
+
+    @property
+    def code(self) -> Encoding:
+        """What an activation's bits mean: unsigned (without zero points) or another encoding."""
+        raise NotImplementedError
+
+    @property
+    def low(self) -> int:
+        """Lowest value at the widest width."""
+        return weight_range(self.code, self.widest)[0]
+
+    @property
+    def high(self) -> int:
+        """Highest value at the widest width."""
+        return weight_range(self.code, self.widest)[1]
+
+
+class Activations(ActivationFormat):
+    """Integer activations of one width."""
 
     bits: int = Field(8, ge=2, le=16, description="width of an activation")
     signed: bool = Field(True, description="two's complement if true, else unsigned")
 
     @property
-    def low(self) -> int:
-        return -(1 << (self.bits - 1)) if self.signed else 0
+    def widest(self) -> int:
+        return self.bits
 
     @property
-    def high(self) -> int:
-        return (1 << (self.bits - self.signed)) - 1
+    def code(self) -> Encoding:
+        return "twos_complement" if self.signed else "unsigned"
 
 
 class Pipeline(Part):
@@ -70,7 +96,7 @@ class GemmSpec(BlockSpec):
     """Fields that every integer GEMM core has."""
 
     tile: Tile = Field(default_factory=Tile, description="shape of one step")
-    activations: Activations = Field(default_factory=Activations, description="format of A")
+    activations: ActivationFormat = Field(default_factory=Activations, description="format of A")
     max_k: int = Field(
         4096, ge=1, le=1 << 20, description="largest K of a job; sizes accumulator and counters"
     )
@@ -119,6 +145,40 @@ class GemmSpec(BlockSpec):
         """Width of a result: two's complement that holds ``±max_k_steps · step_magnitude``."""
         return (self.max_k_steps * self.step_magnitude).bit_length() + 1
 
+    @property
+    def activation_bits(self) -> range:
+        """Widths of activations that a job can choose."""
+        return range(self.activations.widest, self.activations.widest + 1)
+
+    @property
+    def skips_planes(self) -> bool:
+        """Whether a job may leave out planes that are zero throughout."""
+        return False
+
+    def job_passes(self, job: Job) -> int:
+        """Passes over the K steps that a job makes."""
+        return passes(self, job.weight_bits)
+
+    def operand_reads(self, weight_bits: int) -> tuple[int, int]:
+        """How often a job takes all of its activations, and all of its weights."""
+        return passes(self, weight_bits), 1
+
+    def job_fields(self) -> tuple[StreamField, ...]:
+        """Fields of ``i_job`` besides the K steps and the addend's."""
+        if self.max_passes == 1:
+            return ()
+        return (
+            StreamField(
+                name="weight_bits_m1",
+                width=(self.max_weight_bits - 1).bit_length(),
+                doc="weight width of the job in bits, less one",
+            ),
+        )
+
+    def job_values(self, job: Job) -> dict[str, int]:
+        """Values of :meth:`job_fields`."""
+        return {"weight_bits_m1": job.weight_bits - 1} if self.max_passes > 1 else {}
+
     def rules(self) -> Iterator[Problem]:
         yield from super().rules()
         if self.max_k < self.tile.k:
@@ -148,6 +208,16 @@ def weight_magnitude(encoding: Encoding, bits: int) -> int:
     return max(-low, high)
 
 
+def activation_range(spec: GemmSpec, bits: int) -> tuple[int, int]:
+    """Smallest and largest activation of a width."""
+    return weight_range(spec.activations.code, bits)
+
+
+def activation_bits(spec: GemmSpec, job: Job) -> int:
+    """Width of a job's activations."""
+    return spec.activations.widest if job.activation_bits is None else job.activation_bits
+
+
 def passes(spec: GemmSpec, weight_bits: int) -> int:
     """Passes over the K steps that weights of this width take."""
     return -(-weight_bits // spec.planes_per_cycle)
@@ -161,11 +231,17 @@ class Job:
         k_steps: K steps of ``tile.k`` elements each.
         weight_bits: width of the weights of this job.
         accumulate: add a beat of ``i_c``.
+        activation_bits: width of the activations; None for the specification's widest.
+        a_planes, w_planes: planes that are there, a bit each; the others are zero throughout and
+            left out. None for all, which every core takes.
     """
 
     k_steps: int
     weight_bits: int
     accumulate: bool = False
+    activation_bits: int | None = None
+    a_planes: int | None = None
+    w_planes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +278,20 @@ def check_work(spec: GemmSpec, work: GemmWork) -> None:
         raise ValueError(
             f"weight_bits: must lie in [1, {spec.max_weight_bits}], got {job.weight_bits}"
         )
+    a_bits = activation_bits(spec, job)
+    if a_bits not in spec.activation_bits:
+        least, most = spec.activation_bits[0], spec.activation_bits[-1]
+        raise ValueError(f"activation_bits: must lie in [{least}, {most}], got {a_bits}")
+    if not spec.skips_planes and not (job.a_planes is job.w_planes is None):
+        raise ValueError("a_planes, w_planes: the core leaves out no planes")
     if job.accumulate and not spec.addend:
         raise ValueError("accumulate: the specification has no addend")
     depth = job.k_steps * tile.k
     half = 1 << (spec.result_bits - 1)
     low, high = weight_range(spec.weight_encoding, job.weight_bits)
-    _check("a", work.a, (tile.m, depth), spec.activations.low, spec.activations.high)
+    _check("a", work.a, (tile.m, depth), *activation_range(spec, a_bits))
+    if spec.activations.code == "bipolar" and not np.all(np.asarray(work.a) & 1):
+        raise ValueError("a: bipolar activations are odd")
     _check("w", work.w, (tile.n, depth), low, high)
     if spec.weight_encoding == "bipolar" and not np.all(np.asarray(work.w) & 1):
         raise ValueError("w: bipolar weights are odd")
@@ -260,16 +344,9 @@ def job_stream(spec: GemmSpec) -> Stream:
             name="k_steps_m1",
             width=max(1, (spec.max_k_steps - 1).bit_length()),
             doc="K steps of the job, less one",
-        )
+        ),
+        *spec.job_fields(),
     ]
-    if spec.max_passes > 1:
-        fields.append(
-            StreamField(
-                name="weight_bits_m1",
-                width=(spec.max_weight_bits - 1).bit_length(),
-                doc="weight width of the job in bits, less one",
-            )
-        )
     if spec.addend:
         fields.append(StreamField(name="accumulate", width=1, doc="1: add a beat of i_c"))
     return Stream(name="i_job", direction="in", fields=tuple(fields), doc="job descriptors")
@@ -303,7 +380,7 @@ def job_beats(spec: GemmSpec, job: Job) -> dict[str, np.ndarray]:
     """The ``i_job`` beat of a job, by field."""
     values = {
         "k_steps_m1": job.k_steps - 1,
-        "weight_bits_m1": job.weight_bits - 1,
+        **spec.job_values(job),
         "accumulate": int(job.accumulate),
     }
     names = [item.name for item in job_stream(spec).fields]
@@ -369,7 +446,10 @@ def random_work(spec: GemmSpec, rng: np.random.Generator, *, size: str = "small"
         raise ValueError(f"size: must be minimum, small or large, got {size!r}")
     bits = int(rng.integers(1, spec.max_weight_bits + 1))
     accumulate = bool(spec.addend and rng.integers(2))
-    job = Job(k_steps=k_steps, weight_bits=bits, accumulate=accumulate)
+    a_bits = None
+    if len(spec.activation_bits) > 1:
+        a_bits = int(rng.choice(spec.activation_bits))
+    job = Job(k_steps=k_steps, weight_bits=bits, accumulate=accumulate, activation_bits=a_bits)
     return random_operands(spec, rng, job)
 
 
@@ -380,7 +460,9 @@ def random_operands(spec: GemmSpec, rng: np.random.Generator, job: Job) -> GemmW
     low, high = weight_range(spec.weight_encoding, job.weight_bits)
     step = 2 if spec.weight_encoding == "bipolar" else 1
     half = 1 << (spec.result_bits - 2)
-    a = random_operand(rng, spec.activations.low, spec.activations.high, (tile.m, depth))
+    a_low, a_high = activation_range(spec, activation_bits(spec, job))
+    a_step = 2 if spec.activations.code == "bipolar" else 1
+    a = random_operand(rng, a_low, a_high, (tile.m, depth), step=a_step)
     w = random_operand(rng, low, high, (tile.n, depth), step=step)
     z = random_operand(rng, 0, 2**job.weight_bits - 1, (tile.n,)) if spec.zero_point else None
     c = random_operand(rng, -half, half - 1, (tile.m, tile.n)) if job.accumulate else None
@@ -403,9 +485,13 @@ def coverage(spec: GemmSpec, work: GemmWork) -> Iterator[str]:
     """Coverage points that one work hits; see :func:`coverage_points`."""
     yield f"weight_bits={work.job.weight_bits}"
     yield "k_steps=1" if work.job.k_steps == 1 else "k_steps>1"
-    if work.a.min() == spec.activations.low:
+    a_bits = activation_bits(spec, work.job)
+    if len(spec.activation_bits) > 1:
+        yield f"activation_bits={a_bits}"
+    low, high = activation_range(spec, a_bits)
+    if work.a.min() == low:
         yield "a=lowest"
-    if work.a.max() == spec.activations.high:
+    if work.a.max() == high:
         yield "a=highest"
     low, high = weight_range(spec.weight_encoding, work.job.weight_bits)
     if work.w.min() == low:
@@ -424,6 +510,8 @@ def coverage(spec: GemmSpec, work: GemmWork) -> Iterator[str]:
 def coverage_points(spec: GemmSpec) -> tuple[str, ...]:
     """Every coverage point of a core."""
     points = [f"weight_bits={bits}" for bits in range(1, spec.max_weight_bits + 1)]
+    if len(spec.activation_bits) > 1:
+        points += [f"activation_bits={bits}" for bits in spec.activation_bits]
     points += ["k_steps=1"] + (["k_steps>1"] if spec.max_k_steps > 1 else [])
     points += ["a=lowest", "a=highest", "w=lowest", "w=highest"]
     points += ["z=0", "z=highest"] if spec.zero_point else []

@@ -40,21 +40,21 @@ def derived(spec: BlockSpec) -> dict[str, Any]:
     """What follows from a specification, by name with its unit."""
     facts: dict[str, Any] = {"period_ns": 1000 / spec.clock_mhz}
     if block(spec.block).kind == "gemm":
-        from hw.gemm import passes
+        from hw.gemm import Job
 
         gemm: Any = spec
         tile = gemm.tile
         step = tile.m * tile.n * tile.k
+        passes = {b: gemm.job_passes(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
         facts |= {
             "result_bits": gemm.result_bits,
             "max_k_steps": gemm.max_k_steps,
             "weight_bits": gemm.max_weight_bits,
             "planes_per_cycle": gemm.planes_per_cycle,
             "plane_macs_per_cycle": step * gemm.planes_per_cycle,
-            "macs_per_cycle": {f"w{bits}": step / passes(gemm, bits) for bits in _widths(gemm)},
+            "macs_per_cycle": {f"w{bits}": step / count for bits, count in passes.items()},
             "tera_macs_per_s": {
-                f"w{bits}": step / passes(gemm, bits) * spec.clock_mhz / 1e6
-                for bits in _widths(gemm)
+                f"w{bits}": step / count * spec.clock_mhz / 1e6 for bits, count in passes.items()
             },
         }
     return facts

@@ -8,7 +8,7 @@ that a large layer costs no more packing than its operands have tiles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,7 @@ class GemmPlan:
         parts: K steps of each part of K.
         inputs: packed beats by stream, for :meth:`sim.harness.Model.run`.
         add_after: addend that is added to the results by numpy, None if the core adds it.
+        job: what all jobs have in common.
     """
 
     spec: GemmSpec
@@ -58,7 +59,7 @@ class GemmPlan:
     z: np.ndarray | None
     c: np.ndarray | None
     add_after: np.ndarray | None
-    weight_bits: int
+    job: Job
     extra: Mapping[str, np.ndarray]
     parts: tuple[int, ...]
     inputs: Mapping[str, Packed]
@@ -84,18 +85,16 @@ class GemmPlan:
     def predicted_cycles(self) -> int:
         """Cycles by the block's timing model, nothing stalling."""
         light = [
-            GemmWork(job=job, a=self.a[:0], w=self.w[:0])
-            for job in (
-                Job(
-                    k_steps=steps,
-                    weight_bits=self.weight_bits,
-                    accumulate=self.c is not None and part == 0,
-                )
-                for part, steps in enumerate(self.parts)
-            )
+            GemmWork(job=self.job_of(part), a=self.a[:0], w=self.w[:0])
+            for part in range(len(self.parts))
         ]
         works = light * (self.m_tiles * self.n_tiles)
         return int(block(self.spec.block).timing.cycles(self.spec, works))
+
+    def job_of(self, part: int) -> Job:
+        """The descriptor of the jobs of one part of K."""
+        accumulate = self.c is not None and part == 0
+        return replace(self.job, k_steps=self.parts[part], accumulate=accumulate)
 
     def work(self, number: int) -> GemmWork:
         """The job of that number, with its operands."""
@@ -111,11 +110,7 @@ class GemmPlan:
         n = slice(j * tile.n, (j + 1) * tile.n)
         addend = self.c[m, n] if self.c is not None and part == 0 else None
         return GemmWork(
-            job=Job(
-                k_steps=self.parts[part],
-                weight_bits=self.weight_bits,
-                accumulate=addend is not None,
-            ),
+            job=self.job_of(part),
             a=self.a[m, start:stop],
             w=self.w[n, start:stop],
             z=None if self.z is None else self.z[n],
@@ -139,7 +134,7 @@ class GemmPlan:
             stop = start + steps * tile.k
             addend = self.c if part == 0 else None
             work = GemmWork(
-                job=Job(k_steps=steps, weight_bits=self.weight_bits, accumulate=addend is not None),
+                job=self.job_of(part),
                 a=self.a[:, start:stop],
                 w=self.w[:, start:stop],
                 z=self.z,
@@ -181,13 +176,17 @@ def tile(
     z: np.ndarray | None = None,
     c: np.ndarray | None = None,
     weight_bits: int | None = None,
+    activation_bits: int | None = None,
+    skip_planes: bool = False,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> GemmPlan:
     """Lay out ``A·(W − z)ᵀ + C``.
 
     Rows beyond M and N, and elements beyond K, are filled with activations of 0, so that they
-    change no result. A K beyond ``spec.max_k`` is split, and the parts are added outside. ``c``
-    goes through the core's addend port if it has one and cannot overflow there.
+    change no result; what ±1 in the place of a 0 adds, where activations have none, is taken off
+    outside. With ``skip_planes`` planes that are zero in the whole operand are left out. A K beyond
+    ``spec.max_k`` is split, and the parts are added outside. ``c`` goes through the core's addend
+    port if it has one and cannot overflow there.
 
     Raises:
         ValueError: an operand has the wrong shape, type or range.
@@ -209,21 +208,31 @@ def tile(
     rows, columns = -(-m // core.m) * core.m, -(-n // core.n) * core.n
     steps = -(-k // core.k)
     parts = tuple(min(spec.max_k_steps, steps - done) for done in range(0, steps, spec.max_k_steps))
-    # Every bipolar weight is odd: 1 stands where the activation is 0 or the column is not there.
+    # Bipolar numbers are odd: 1 stands where the other operand is 0 or the element is not there.
     filler = 1 if spec.weight_encoding == "bipolar" else 0
+    a_filler = 1 if spec.activations.code == "bipolar" else 0
+    outside = np.zeros((m, n), dtype=np.int64) - a_filler * filler * (steps * core.k - k)
     inside = False
     if c is not None and spec.addend:
         reach = parts[0] * spec.step_magnitude + int(np.abs(np.asarray(c, dtype=np.int64)).max())
         inside = reach < 1 << (spec.result_bits - 1)
+    if c is not None and not inside:
+        outside += np.asarray(c, dtype=np.int64)
+    job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits)
+    if skip_planes:
+        if not spec.skips_planes:
+            raise ValueError(f"skip_planes: {spec.block} leaves out no planes")
+        golden: Any = block(spec.block).golden
+        job = golden.without_zero_planes(spec, GemmWork(job=job, a=a, w=w, z=z)).job
     plan = GemmPlan(
         spec=spec,
         shape=(m, n, k),
-        a=_padded(a, (rows, steps * core.k), 0),
+        a=_padded(a, (rows, steps * core.k), a_filler),
         w=_padded(w, (columns, steps * core.k), filler),
         z=None if z is None else _padded(np.asarray(z), (columns,), 0),
         c=_padded(np.asarray(c), (rows, columns), 0) if inside else None,
-        add_after=None if c is None or inside else np.asarray(c, dtype=np.int64),
-        weight_bits=bits,
+        add_after=outside if outside.any() else None,
+        job=job,
         extra=dict(extra or {}),
         parts=parts,
         inputs={},
@@ -260,9 +269,7 @@ def _beats(plan: GemmPlan) -> dict[str, Packed]:
     m_tiles, n_tiles = range(plan.m_tiles), range(plan.n_tiles)
     a_spec, a_lanes = _narrow(spec, a_side, "n")
     w_spec, w_lanes = _narrow(spec, "i_w", "m")
-    job_rows = [
-        ports["i_job"].pack(gemm.job_beats(spec, plan._work(0, 0, part).job)) for part in parts
-    ]
+    job_rows = [ports["i_job"].pack(gemm.job_beats(spec, plan.job_of(part))) for part in parts]
     a_rows = [
         ports[a_side].pack(golden.beats(a_spec, _lanes(plan._work(i, 0, part), n=a_lanes))[a_side])
         for i in m_tiles

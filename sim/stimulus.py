@@ -300,7 +300,9 @@ def coverage(stim: Stimulus, *, total_cycles: int, reset_in_work: bool) -> set[s
     if stim.works > 1:
         found.add("works=back to back")
     if isinstance(spec, GemmSpec):
-        widths = [work.job.weight_bits for work in works]
+        widths = [
+            (work.job.weight_bits, contract.activation_bits(spec, work.job)) for work in works
+        ]
         if any(a != b for a, b in itertools.pairwise(widths)):
             found.add("works=back to back, widths differ")
     return found & set(coverage_points(spec))
@@ -373,15 +375,20 @@ def random_work(spec: BlockSpec, rng: np.random.Generator, size: str) -> Any:
 
 
 def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
-    """Works that hit what chance may not: for GEMM cores every width, with constant extremes."""
+    """Works that hit what chance may not: for GEMM cores every width, with constant extremes.
+
+    Where jobs choose both widths, each width of one operand meets some of the other's.
+    """
     golden: Any = block(spec.block).golden
     if not isinstance(spec, GemmSpec):
         return tuple(getattr(golden, "corner_works", lambda *_: ())(spec, rng))
     works = []
-    a_ends = (spec.activations.low, spec.activations.high)
-    widths = list(range(1, spec.max_weight_bits + 1))
+    widths, a_widths = range(1, spec.max_weight_bits + 1), spec.activation_bits
+    turns = range(max(len(widths), len(a_widths)))
+    pairs = [(widths[i % len(widths)], a_widths[i % len(a_widths)]) for i in turns]
     # Down and up again, so that every width follows a wider and a narrower one.
-    for position, bits in enumerate(widths[::-1] + widths):
+    for position, (bits, a_bits) in enumerate(pairs[::-1] + pairs):
+        a_ends = contract.activation_range(spec, a_bits)
         low, high = contract.weight_range(spec.weight_encoding, bits)
         for number, (a, w) in enumerate(itertools.product(a_ends, (low, high))):
             steps = min(spec.max_k_steps, 1 + (number + position) % 2)
@@ -389,6 +396,7 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
                 k_steps=steps,
                 weight_bits=bits,
                 accumulate=bool(spec.addend and (number + position) % 2),
+                activation_bits=a_bits,
             )
             work = golden.random_operands(spec, rng, job)
             z = work.z
@@ -465,7 +473,8 @@ def boundaries(
     a_low, a_high = spec.activations.low, spec.activations.high
     w_low, w_high = contract.weight_range(spec.weight_encoding, top)
     w_step = 2 if spec.weight_encoding == "bipolar" else 1
-    a = _ladders(a_low, a_high, 1, tile.k, most_values)
+    a_step = 2 if spec.activations.code == "bipolar" else 1
+    a = _ladders(a_low, a_high, a_step, tile.k, most_values)
     # The first rows show one operand as it is: each constant, −1 as the code of all ones.
     w_held = _held(w_low, w_high, w_step)[:, None].repeat(tile.k, axis=1)
     w = _with_random(rng, w_held, w_low, w_high, w_step, 2 * tile.n)
@@ -478,8 +487,8 @@ def boundaries(
             name=f"boundary values of A{_named(extra)}",
             plan=gemm.tile(spec, a, w, z=z, weight_bits=top, extra=extra),
         )
-    a_held = _held(a_low, a_high, 1)[:, None].repeat(tile.k, axis=1)
-    a = _with_random(rng, a_held, a_low, a_high, 1, 2 * tile.m)
+    a_held = _held(a_low, a_high, a_step)[:, None].repeat(tile.k, axis=1)
+    a = _with_random(rng, a_held, a_low, a_high, a_step, 2 * tile.m)
     # Where all widths make the same single pass, narrow weights are wide ones of small values.
     for bits in range(1 if spec.max_passes > 1 else top, top + 1):
         low, high = contract.weight_range(spec.weight_encoding, bits)
@@ -511,7 +520,12 @@ def orders(spec: BlockSpec, rng: np.random.Generator) -> Iterator[Scenario]:
     bits = min(spec.max_weight_bits, spec.planes_per_cycle)
     for number, order in enumerate(itertools.permutations(names)):
         accumulate = spec.addend and number % 2 == 0
-        job = Job(k_steps=1, weight_bits=bits, accumulate=accumulate)
+        job = Job(
+            k_steps=1,
+            weight_bits=bits,
+            accumulate=accumulate,
+            activation_bits=spec.activation_bits[0],
+        )
         yield Scenario(
             name=f"first {', then '.join(order)}",
             works=(golden.random_operands(spec, rng, job),),
@@ -575,8 +589,11 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
             yield Scenario(name="exhaustive", works=tuple(works))
         return
     tile = spec.tile
-    a_count = (spec.activations.high - spec.activations.low + 1) ** tile.k
-    for bits in range(1, spec.max_weight_bits + 1):
+    a_step = 2 if spec.activations.code == "bipolar" else 1
+    for bits, a_bits in itertools.product(range(1, spec.max_weight_bits + 1), spec.activation_bits):
+        a_low, a_high = contract.activation_range(spec, a_bits)
+        a_values = np.arange(a_low, a_high + 1, a_step)
+        a_count = len(a_values) ** tile.k
         low, high = contract.weight_range(spec.weight_encoding, bits)
         step = 2 if spec.weight_encoding == "bipolar" else 1
         w_values = np.arange(low, high + 1, step)
@@ -585,7 +602,6 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
         jobs = -(-a_count // tile.m) * -(-w_count // tile.n)
         if a_count > 1 << 16 or w_count > 1 << 16 or jobs > most_jobs:
             continue
-        a_values = np.arange(spec.activations.low, spec.activations.high + 1)
         a = _every(a_values, tile.k)
         w = np.repeat(_every(w_values, tile.k), zeros, axis=0)
         z = np.tile(np.arange(zeros), len(w) // zeros) if spec.zero_point else None
@@ -594,13 +610,15 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
             for turn in range(turns):
                 down, right = divmod(turn, tile.n)
                 yield Scenario(
-                    name=f"exhaustive, {bits} bit weights{_named(extra)}, turn {turn}",
+                    name=f"exhaustive, {bits} bit weights, {a_bits} bit activations"
+                    f"{_named(extra)}, turn {turn}",
                     plan=gemm.tile(
                         spec,
                         np.roll(a, down, axis=0),
                         np.roll(w, right, axis=0),
                         z=None if z is None else np.roll(z, right),
                         weight_bits=bits,
+                        activation_bits=a_bits,
                         extra=extra,
                     ),
                 )

@@ -38,6 +38,7 @@ class Core:
         latency: cycles of a run besides those of its jobs.
         job_cycles: per weight width from 1 on, cycles ``(of a job, of each of its K steps)``.
         passes: per weight width, how often a job takes its activations.
+        weight_passes: how often a job takes its weights.
         step_bits: per weight width, bits of memory that ``k`` weights of one column take.
         result_bits: width of a result.
     """
@@ -58,6 +59,7 @@ class Core:
     latency: int
     job_cycles: tuple[tuple[int, int], ...]
     passes: tuple[int, ...]
+    weight_passes: int
     step_bits: tuple[int, ...]
     result_bits: int
 
@@ -86,7 +88,6 @@ def core_of(spec: GemmSpec) -> Core:
     Raises:
         InputError: it is no GEMM core, or its timing is not affine in the K steps of a job.
     """
-    from hw import gemm
     from hw.block import block
 
     entry = block(spec.block)
@@ -105,7 +106,9 @@ def core_of(spec: GemmSpec) -> Core:
                     f"steps of a job, which this mapper needs (width {bits}, {steps} steps)"
                 )
         job_cycles.append((one - slope, slope))
-    passes = [gemm.passes(spec, bits) for bits in widths]
+    reads = [spec.operand_reads(bits) for bits in widths]
+    (weight_passes,) = {weights for _, weights in reads}
+    passes = [activations for activations, _ in reads]
     (weights,) = [stream for stream in entry.golden.streams(spec) if stream.name == "i_w"]
     (field,) = [item for item in weights.fields if item.name == "w"]
     # What a beat carries per column, if that is less than the codes themselves: packed trits.
@@ -122,7 +125,7 @@ def core_of(spec: GemmSpec) -> Core:
         m=spec.tile.m,
         n=spec.tile.n,
         k=spec.tile.k,
-        activation_bits=spec.activations.bits,
+        activation_bits=spec.activations.widest,
         encoding=spec.weight_encoding,
         zero_point=spec.zero_point,
         max_weight_bits=spec.max_weight_bits,
@@ -130,6 +133,7 @@ def core_of(spec: GemmSpec) -> Core:
         latency=int(timing.latency(spec)),
         job_cycles=tuple(job_cycles),
         passes=tuple(passes),
+        weight_passes=weight_passes,
         step_bits=tuple(step_bits),
         result_bits=spec.result_bits,
     )

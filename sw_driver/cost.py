@@ -108,6 +108,7 @@ class CoreInts(NamedTuple):
     job_start: Ints
     step_cycles: Ints
     passes: Ints
+    weight_passes: Ints
     step_bits: Ints
     activation_bits: Ints
     zero_bits: Ints
@@ -198,12 +199,12 @@ def linear(
         jobs=runs * jobs,
         steps=runs * steps,
         cycles=runs * cycles,
-        weight_bytes=times * weights * w_reads,
+        weight_bytes=times * weights * pick(fits, 1, core.weight_passes) * w_reads,
         scale_bytes=times * (scales * w_reads + extra + ceil_div(m * system.scale_bits, 8)),
         activation_bytes=times * activations * a_reads,
         output_bytes=times * ceil_div(o_bits, 8),
         outside=times * m * n * row_jobs,
-        weight_reads=w_reads,
+        weight_reads=pick(fits, 1, core.weight_passes) * w_reads,
         activation_reads=a_reads,
     )
 

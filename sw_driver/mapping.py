@@ -216,6 +216,7 @@ def core_ints(core: Core, bits: int) -> CoreInts:
         job_start=start,
         step_cycles=step,
         passes=core.passes[at] if inside else 1,
+        weight_passes=core.weight_passes,
         step_bits=core.step_bits[at] if inside else core.k * bits,
         activation_bits=core.activation_bits,
         zero_bits=bits if core.zero_point else 0,
@@ -536,7 +537,10 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     import numpy as np
 
     deepest = max(16, max(core.max_weight_bits for core in cores))
-    names = ("m", "n", "k", "max_k_steps", "latency", "activation_bits", "max_weight_bits")
+    names = (
+        *("m", "n", "k", "max_k_steps", "latency", "activation_bits", "max_weight_bits"),
+        "weight_passes",
+    )
     rows = [tuple(getattr(core, name) for name in names) for core in cores]
     table = dict(zip(names, np.array(rows, dtype=np.int64).T, strict=True))
     # Cores of a sweep differ in few of their width tables: each distinct one is laid out once.
@@ -607,6 +611,7 @@ def _evaluate(
             job_start=by_width("job_start"),
             step_cycles=by_width("step_cycles"),
             passes=by_width("passes"),
+            weight_passes=table["weight_passes"][:, None],
             step_bits=by_width("step_bits"),
             activation_bits=table["activation_bits"][:, None],
             zero_bits=by_width("zero_bits"),

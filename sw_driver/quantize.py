@@ -173,17 +173,22 @@ SCHEMES: dict[Scheme, Callable[..., QuantizedWeights]] = {
 }
 
 
-def quantize_activations(x: np.ndarray, bits: int = 8) -> QuantizedActivations:
+def quantize_activations(
+    x: np.ndarray, bits: int = 8, *, bipolar: bool = False
+) -> QuantizedActivations:
     """Symmetric per token: ``absmax / (2^(b−1) − 1)`` is the scale of every row of ``(M, K)``.
+
+    Bipolar codes are odd integers, their scale ``absmax / (2^b − 1)`` (arXiv 2409.17870).
 
     Raises:
         ValueError: the shape or a value is wrong.
     """
     x = _checked("x", x)
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits: must lie in [2, 16], got {bits}")
-    top = 2 ** (bits - 1) - 1
-    codes = np.empty(x.shape, dtype=np.int16)
+    least = 1 if bipolar else 2
+    if not least <= bits <= 16:
+        raise ValueError(f"bits: must lie in [{least}, 16], got {bits}")
+    top = 2**bits - 1 if bipolar else 2 ** (bits - 1) - 1
+    codes = np.empty(x.shape, dtype=np.int32 if bipolar else np.int16)
     scale = np.empty(len(x), dtype=np.float32)
     rows = max(1, _BLOCK // x.shape[1])
     for start in range(0, len(x), rows):
@@ -195,7 +200,10 @@ def quantize_activations(x: np.ndarray, bits: int = 8) -> QuantizedActivations:
         step[step == 0] = 1
         scale[part] = step
         values /= step[:, None]
-        np.rint(values, out=values)
+        if bipolar:
+            values = 2 * np.floor(values / 2) + 1
+        else:
+            np.rint(values, out=values)
         np.clip(values, -top, top, out=values)
         codes[part] = values
     return QuantizedActivations(codes=codes, scale=scale)

@@ -170,7 +170,8 @@ class LayerRunner:
         """
         scheme = scheme_for(self.spec.weight_encoding, bits)
         weights = SCHEMES[scheme](w, bits, self.group)
-        a = quantize_activations(x, self.spec.activations.bits)
+        form = self.spec.activations
+        a = quantize_activations(x, form.widest, bipolar=form.code == "bipolar")
         operand = operand_for(weights, self.spec.weight_encoding)
         codes = a.codes.astype(np.int64)
         plans = [
@@ -311,8 +312,10 @@ def check_request(
         raise InputError(f"{name}: block: must be a GEMM core to run a layer, got {kind!r}")
     core = core_of(spec)
     problems = []
-    if not spec.activations.signed:
-        problems.append(f"{name}: activations.signed: must be true, the layer's are of both signs")
+    if spec.activations.code == "twos_complement" and spec.activations.widest < 2:
+        problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
+    if spec.activations.low >= 0:
+        problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
     if not 0 <= layer < layers:
         problems.append(f"layer: must lie in [0, {layers - 1}], got {layer}")
     for bits in weight_bits:
@@ -433,7 +436,7 @@ def _report(
     facts = [
         f"core: {spec.name} ({spec.block}), {spec.tile.m} × {spec.tile.n} × {spec.tile.k} a step, "
         f"{spec.clock_mhz:g} MHz; groups of {group} along K, activations INT"
-        f"{spec.activations.bits} per token",
+        f"{spec.activations.widest} per token",
         f"text: {text!r}, {tokens} tokens",
         f"{lay.count(results)} results, {lay.count(sum(item.mismatches for item in runs))} of them "
         f"wrong; {lay.count(cycles)} cycles simulated in {seconds:.2f} s",

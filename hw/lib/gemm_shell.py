@@ -7,7 +7,7 @@ for all M rows). The shell decides when a step fires and what the accumulators d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from amaranth.hdl import (
@@ -25,6 +25,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.gemm import GemmSpec
+from hw.lib.passes import Sequencer
 from hw.streams import Stream
 
 
@@ -38,13 +39,24 @@ class Shared:
             the shell selects one of the named outputs and columns see it under ``name``.
         parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
             whose results carry the last pass's running parity (see ``lut_core``), or None.
-        first: whether columns are told that a step is in a job's first pass.
     """
 
     outputs: Mapping[str, int]
     by_pass: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
     parity: str | None = None
-    first: bool = False
+
+    def inputs(self, rows: int, lines: Iterable[str]) -> dict[str, int]:
+        """Width of what every column gets from front end and control, by name."""
+        variants = {name for names in self.by_pass.values() for name in names}
+        found = {
+            name: width
+            for name, width in self.outputs.items()
+            if name not in variants and name != self.parity
+        }
+        found |= {name: self.outputs[names[0]] for name, names in self.by_pass.items()}
+        if self.parity is not None:
+            found["carry"] = rows
+        return found | dict.fromkeys(lines, 1)
 
 
 def component_streams(streams: tuple[Stream, ...]) -> dict[str, wiring.Member]:
@@ -81,12 +93,14 @@ class GemmShell(wiring.Component):
         spec: GemmSpec,
         streams: tuple[Stream, ...],
         *,
+        sequencer: Sequencer,
         shared: Shared,
         front: int,
         cuts: int,
     ):
         self.spec = spec
         self.streams = {item.name: item for item in streams}
+        self.sequencer = sequencer
         self.shared = shared
         self.front = front
         self.cuts = cuts
@@ -99,56 +113,31 @@ class GemmShell(wiring.Component):
         operand = getattr(self, self.operand)
         weights, out = self.i_w, self.o
 
-        # Which step of which job. Counters run down, so that "last" is a comparison with zero.
         active = Signal()
-        steps_left = Signal(range(max(2, spec.max_k_steps)))
-        k_steps_m1 = Signal.like(steps_left)
-        passes_left = Signal(range(max(2, spec.max_passes)))
-        first_step = Signal()
-        first_pass = Signal()
-        last_step = Signal()
-        last_pass = Signal()
         fire = Signal()
         finish = Signal()
         accumulate = Signal()
-        job_stream = self.streams["i_job"]
-        steps_in = field_slice(job_stream, self.i_job.payload, "k_steps_m1")
+        job = self.streams["i_job"]
+        begin = Signal()
+        m.d.comb += begin.eq(self.i_job.valid & self.i_job.ready)
+        steps = self.sequencer.elaborate(
+            m, lambda name: field_slice(job, self.i_job.payload, name), begin, fire
+        )
+        first_step, first_pass = steps.first_step, steps.first_pass
+        last_step, last_pass = steps.last_step, steps.last_pass
         m.d.comb += [
-            last_step.eq(~steps_left.any()),
-            last_pass.eq(~passes_left.any()),
             finish.eq(fire & last_step & last_pass),
             self.i_job.ready.eq(~active | finish),
         ]
-        with m.If(fire):
-            m.d.sync += [first_step.eq(last_step), steps_left.eq(steps_left - 1)]
-            with m.If(last_step):
-                m.d.sync += [
-                    steps_left.eq(k_steps_m1),
-                    passes_left.eq(passes_left - 1),
-                    first_pass.eq(0),
-                ]
         with m.If(finish):
             m.d.sync += active.eq(0)
-        with m.If(self.i_job.valid & self.i_job.ready):
-            m.d.sync += [
-                active.eq(1),
-                steps_left.eq(steps_in),
-                k_steps_m1.eq(steps_in),
-                passes_left.eq(0),
-                first_step.eq(1),
-                first_pass.eq(1),
-            ]
-            if spec.max_passes > 1:
-                bits = field_slice(job_stream, self.i_job.payload, "weight_bits_m1")
-                planes = spec.planes_per_cycle
-                with m.Switch(bits):
-                    for value in range(spec.max_weight_bits - 1):
-                        with m.Case(value):
-                            m.d.sync += passes_left.eq(value // planes)
-                    with m.Default():
-                        m.d.sync += passes_left.eq(spec.max_passes - 1)
+        with m.If(begin):
+            m.d.sync += active.eq(1)
             if spec.addend:
-                m.d.sync += accumulate.eq(field_slice(job_stream, self.i_job.payload, "accumulate"))
+                m.d.sync += accumulate.eq(field_slice(job, self.i_job.payload, "accumulate"))
+
+        # Steps without operands leave them where they are.
+        take = fire if steps.idle is None else fire & ~steps.idle
 
         # Operand side: a port register, and if asked one more behind the front end.
         a_full = Signal()
@@ -159,21 +148,24 @@ class GemmShell(wiring.Component):
         m.d.comb += [operand.ready.eq(~a_full | a_move), a_load.eq(operand.valid & operand.ready)]
         m.d.sync += a_full.eq(a_load | (a_full & ~a_move))
         if self.front:
-            m.d.comb += [a_move.eq(a_full & (~f_full | fire)), f_load.eq(a_move)]
-            m.d.sync += f_full.eq(f_load | (f_full & ~fire))
+            m.d.comb += [a_move.eq(a_full & (~f_full | take)), f_load.eq(a_move)]
+            m.d.sync += f_full.eq(f_load | (f_full & ~take))
         else:
-            m.d.comb += [f_full.eq(a_full), a_move.eq(fire)]
+            m.d.comb += [f_full.eq(a_full), a_move.eq(take)]
 
         # Weight side: the registers are in the columns.
         w_full = Signal()
         w_load = Signal()
-        m.d.comb += [weights.ready.eq(~w_full | fire), w_load.eq(weights.valid & weights.ready)]
-        m.d.sync += w_full.eq(w_load | (w_full & ~fire))
+        m.d.comb += [weights.ready.eq(~w_full | take), w_load.eq(weights.valid & weights.ready)]
+        m.d.sync += w_full.eq(w_load | (w_full & ~take))
 
         # Stages: 0 fires; 1 … cuts are registers through the heaps; the accumulators end them.
         valid = [Signal(name=f"valid_{i}") for i in range(cuts + 1)]
         move = [Signal(name=f"move_{i}") for i in range(cuts + 1)]
-        m.d.comb += [valid[0].eq(active & f_full & w_full), fire.eq(move[0])]
+        there = f_full & w_full
+        if steps.idle is not None:
+            there = steps.idle | there
+        m.d.comb += [valid[0].eq(active & there), fire.eq(move[0])]
         out_free = Signal()
         m.d.comb += out_free.eq(~out.valid | out.ready)
         for i in range(cuts):
@@ -182,8 +174,8 @@ class GemmShell(wiring.Component):
 
         # What the accumulators do with the step, travelling with it.
         control = {
-            "hold": ~first_step,
-            "shift": first_step & ~first_pass,
+            "hold": steps.hold,
+            "shift": steps.shift,
             "last": last_step & last_pass,
             "addend": first_step & last_pass & accumulate,
         }
@@ -215,6 +207,7 @@ class GemmShell(wiring.Component):
             i_operand=operand.payload,
             i_a_load=a_load,
             i_f_load=f_load,
+            **({} if steps.idle is None else {"i_idle": steps.idle}),
             **ports,
         )
         to_columns = {
@@ -231,8 +224,7 @@ class GemmShell(wiring.Component):
                     with m.Case(kind):
                         m.d.comb += chosen.eq(shared[variant])
             to_columns[name] = chosen
-        if self.shared.first:
-            to_columns["first"] = first_pass
+        to_columns |= steps.lines
         parity = None
         if self.shared.parity is not None:
             parity = self._parity(

@@ -352,6 +352,8 @@ class Model:
         z: np.ndarray | None = None,
         c: np.ndarray | None = None,
         weight_bits: int | None = None,
+        activation_bits: int | None = None,
+        skip_planes: bool = False,
         extra: Mapping[str, np.ndarray] | None = None,
         stalls: Stalls | None = None,
         seed: int = 0,
@@ -364,6 +366,8 @@ class Model:
             z: ``(N,)`` zero points for the unsigned encoding.
             c: ``(M, N)`` addend.
             weight_bits: width of the weights; the specification's widest if None.
+            activation_bits: width of the activations, where jobs choose it; the widest if None.
+            skip_planes: leave out planes that are zero in a whole operand, where the core can.
             extra: further operands of the block by name (``entry_shift``), the same for all jobs.
             stalls, seed: as for :meth:`run`.
 
@@ -374,7 +378,17 @@ class Model:
 
         if not isinstance(self.spec, GemmSpec):
             raise ValueError(f"{self.spec.block} is not a GEMM core")
-        plan = gemm.tile(self.spec, a, w, z=z, c=c, weight_bits=weight_bits, extra=extra)
+        plan = gemm.tile(
+            self.spec,
+            a,
+            w,
+            z=z,
+            c=c,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            skip_planes=skip_planes,
+            extra=extra,
+        )
         run = self.run(plan.inputs, plan.expect, stalls=stalls, seed=seed)
         return plan.result(run)
 

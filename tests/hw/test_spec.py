@@ -85,7 +85,7 @@ def test_combinations(fields: dict[str, object], message: str | None) -> None:
 
 
 def test_unknown_block_and_missing_fields() -> None:
-    with pytest.raises(SpecError, match=r"block: must be one of lut_core, .*, got 'nothing'"):
+    with pytest.raises(SpecError, match=r"block: must be one of bits.*, got 'nothing'"):
         spec_from_dict({"block": "nothing", "name": "dut"})
     with pytest.raises(SpecError, match="block: is required"):
         spec_from_dict({"name": "dut"})

@@ -131,7 +131,7 @@ def test_small_cores_are_tried_with_every_operand() -> None:
         for scenario in scenarios:
             plan = scenario.plan
             assert plan is not None
-            if plan.weight_bits != bits:
+            if plan.job.weight_bits != bits:
                 continue
             for number in range(plan.jobs):
                 work = plan.work(number)

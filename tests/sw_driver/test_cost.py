@@ -28,6 +28,7 @@ CORE = CoreInts(
     job_start=0,
     step_cycles=2,
     passes=2,
+    weight_passes=1,
     step_bits=32,
     activation_bits=8,
     zero_bits=2,

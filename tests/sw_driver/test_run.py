@@ -179,5 +179,5 @@ def test_requests_are_checked(unsigned: Model) -> None:
     unsigned_activations = spec_from_dict(
         {"block": "lut_core", "name": "u", "activations": {"bits": 8, "signed": False}}
     )
-    with pytest.raises(InputError, match=r"u: activations\.signed: must be true"):
+    with pytest.raises(InputError, match=r"u: activations: must be signed"):
         run_layer(unsigned_activations, model=bert, progress=False)

@@ -66,6 +66,7 @@ class Plan:
             self.negated, self.fixed = (top, ()) if self.multi_pass else ((), top)
         self.multiples = self._multiples()
         self.bounds = self._bounds()
+        self.first = encoding == "twos_complement" and bool(self.negated)
         self.shared = self._shared()
 
     def _multiples(self) -> dict[str, tuple[int, int]]:
@@ -148,7 +149,6 @@ class Plan:
             outputs=outputs,
             by_pass=by_pass,
             parity="parity" if self.halved else None,
-            first=self.spec.weight_encoding == "twos_complement" and bool(self.negated),
         )
 
     def correction(self, name: str, total: Value) -> Value:

@@ -2,122 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Fragment, Module, Signal, Value
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 from hw.block import Design
 from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.front import Front
 from hw.blocks.lut_core.plan import Plan
 from hw.blocks.lut_core.spec import LutCoreSpec
-from hw.lib.accumulator import accumulate, offset, window
-from hw.lib.cuts import Cuts, moments
+from hw.lib import column
+from hw.lib.accumulator import offset, window
+from hw.lib.cuts import Cuts
 from hw.lib.gemm_shell import GemmShell
 from hw.lib.heap import LIBRARY, Bit, Heap
+from hw.lib.passes import PlanePasses
 
 # Estimated delays in full adders: a looked-up term behind the registers, an exclusive or.
 SELECT = 3.0
 XOR = 0.5
 
 
-class Column(wiring.Component):
-    """One n: its weights, and for every m the lookups, the heap and the accumulator.
+class Column(column.Column):
+    """Lookups of a column; from the front end it gets ``t``, ``row``, ``z_0`` and ``z_1``.
 
-    Members:
-        w, z: this column's part of the weight payload, taken when ``w_load`` is high.
-        t, row, z_0, z_1: from the front end, see :class:`hw.blocks.lut_core.plan.Plan`.
-        first: the step is in a job's first pass.
-        acc_en, hold, shift: a step is accumulated; keep the sum; double it ``P`` times.
-        cut_en: enables of the registers through the heap.
-        c, take_c: the addend and when to take it.
-        o: results of every m.
+    ``first`` says that the step is in a job's first pass; for the others see
+    :class:`hw.blocks.lut_core.plan.Plan`.
     """
 
+    spec: LutCoreSpec
+
     def __init__(self, spec: LutCoreSpec):
-        self.spec = spec
         self.plan = plan = Plan(spec)
-        self._made_selects: list[list[tuple[list[Value], Value | None]]] | None = None
-        weights = golden.weight_stream(spec)
-        self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
-        shared = plan.shared
-        variants = {name for names in shared.by_pass.values() for name in names}
-        inputs = {
-            name: width
-            for name, width in shared.outputs.items()
-            if name not in variants and name != shared.parity
-        }
-        inputs |= {name: shared.outputs[names[0]] for name, names in shared.by_pass.items()}
-        if plan.halved:
-            inputs["carry"] = spec.tile.m
-        if shared.first:
-            inputs["first"] = 1
-        if spec.pipeline.heap:
-            inputs["cut_en"] = spec.pipeline.heap
-        if spec.addend:
-            inputs |= {"c": spec.tile.m * spec.result_bits, "take_c": 1}
         super().__init__(
-            {
-                **{name: In(bits) for name, bits in self.lanes.items()},
-                **{name: In(1) for name in ("w_load", "acc_en", "hold", "shift")},
-                **{name: In(width) for name, width in inputs.items()},
-                "o": Out(spec.tile.m * spec.result_bits),
-            }
+            spec,
+            golden.weight_stream(spec),
+            plan.shared.inputs(spec.tile.m, sequencer(spec).lines),
+            planes=plan.planes if plan.multi_pass else 0,
+            doubled=plan.doubled,
+            halved=plan.halved,
         )
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        spec, plan = self.spec, self.plan
-        held = {}
-        for name, bits in self.lanes.items():
-            register = Signal(bits, name=f"{name}_q", reset_less=True)
-            with m.If(self.w_load):
-                m.d.sync += register.eq(getattr(self, name))
-            held[name] = register
+    def prepare(self, m: Module, held: Mapping[str, Value]) -> None:
+        self._held = held
+        self._selects = self._select_lines(m, held["w"])
 
-        cuts = Cuts(m)
-        if spec.pipeline.heap:
-            # Once on a scratch module to learn when the sum is there, then for good.
-            scratch = Module()
-            trial, _ = self._step(scratch, Cuts(scratch), 0, held)
-            Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            pipeline = spec.pipeline
-            resolved = max(bit.time for bit in trial)
-            when = moments(pipeline.heap, resolved, len(trial), pipeline.placement)
-            cuts = Cuts(m, when, self.cut_en)
-        results = []
-        for row in range(spec.tile.m):
-            total, sign = self._step(m, cuts, row, held)
-            step = Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total))
-            carry = cuts.to(sign, 0, cuts.count)
-            y = accumulate(
-                m,
-                f"m{row}",
-                plan.acc_bits,
-                step=step,
-                carry=carry,
-                enable=self.acc_en,
-                hold=self.hold,
-                shift=self.shift if plan.multi_pass else None,
-                planes=plan.planes,
-                addend=self._addend(row),
-                take=self.take_c if spec.addend else None,
-            )
-            if plan.doubled:
-                y = y[1:]
-            results.append(Cat(0, y) if plan.halved else y)
-        m.d.comb += self.o.eq(Cat(*results))
-        return m
-
-    def _step(
-        self, m: Module, cuts: Cuts, row: int, held: dict[str, Signal]
-    ) -> tuple[list[Bit], Value]:
-        """``R`` of a step, complemented where it is negated, and the carry that goes with it."""
-        plan, z = self.plan, held.get("z")
-        selects = self._selects(m, row, held["w"])
+    def step(self, m: Module, cuts: Cuts, row: int) -> tuple[list[Bit], Value]:
+        plan, z, selects = self.plan, self._held.get("z"), self._selects
         bits = window(*plan.bounds)
         negate = {p: z[p] if z is not None else self.first for p in plan.negated}
         parts: dict[int, list[Bit]] = {}
@@ -150,27 +83,15 @@ class Column(wiring.Component):
         heap.const += offset(width)
         return heap.resolve(), Const(1, 1)
 
-    def _addend(self, row: int) -> Value | None:
-        if not self.spec.addend:
-            return None
-        bits = self.spec.result_bits
-        value = self.c.word_select(row, bits)
-        return Cat(0, value) if self.plan.doubled else value
-
-    def _selects(
-        self, m: Module, row: int, w: Value
-    ) -> list[list[tuple[list[Value], Value | None]]]:
+    def _select_lines(self, m: Module, w: Value) -> list[list[tuple[list[Value], Value | None]]]:
         """Per plane and group: one-hot selects of the entries, and the sign where folded.
 
         The sign line is high where the entry is to be *added to* the accumulator's complement,
         that is where the term is negative.
         """
         spec, plan = self.spec, self.plan
-        if row and self._made_selects is not None:
-            return self._made_selects  # shared by all rows
         if spec.ternary:
-            self._made_selects = [self._ternary_selects(m, w)]
-            return self._made_selects
+            return [self._ternary_selects(m, w)]
         found = []
         for plane in range(plan.planes):
             groups: list[tuple[list[Value], Value | None]] = []
@@ -190,7 +111,6 @@ class Column(wiring.Component):
                     lines.append(line)
                 groups.append((lines, negative))
             found.append(groups)
-        self._made_selects = found
         return found
 
     def _ternary_selects(self, m: Module, w: Value) -> list[tuple[list[Value], Value | None]]:
@@ -296,12 +216,18 @@ class Column(wiring.Component):
             heap.add(self.carry[row], negative=True, time=1.0)
 
 
+def sequencer(spec: LutCoreSpec) -> PlanePasses:
+    """Order of a job's passes."""
+    return PlanePasses(spec, first=Plan(spec).first)
+
+
 def build(spec: LutCoreSpec) -> Design:
     """The design of a specification."""
     plan = Plan(spec)
     shell = GemmShell(
         spec,
         golden.streams(spec),
+        sequencer=sequencer(spec),
         shared=plan.shared,
         front=spec.pipeline.front,
         cuts=spec.pipeline.heap,

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import Encoding, GemmSpec
+from hw.gemm import Activations, Encoding, GemmSpec
 from hw.spec import Part
 
 
@@ -44,6 +44,7 @@ class LutCoreSpec(GemmSpec):
     """LUT tensor core: sums of activations looked up by weight bits (arXiv 2408.06003)."""
 
     block: Literal["lut_core"] = "lut_core"
+    activations: Activations = Field(default_factory=Activations, description="format of A")
     weights: LutWeights = Field(default_factory=LutWeights, description="format of W")
     table: Table = Field(default_factory=Table, description="the lookup tables")
     planes: Literal["serial", "parallel"] | int = Field(

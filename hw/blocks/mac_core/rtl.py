@@ -7,18 +7,21 @@ partial product of a step, and the zero point's, enters one carry-save heap an o
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Fragment, Module, Signal, Value, signed
+from collections.abc import Mapping
+
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.block import Design
 from hw.blocks.mac_core import golden
 from hw.blocks.mac_core.spec import MacCoreSpec
-from hw.lib import booth
-from hw.lib.accumulator import accumulate, offset, window
-from hw.lib.cuts import Cuts, moments
+from hw.lib import booth, column
+from hw.lib.accumulator import offset, window
+from hw.lib.cuts import Cuts
 from hw.lib.gemm_shell import GemmShell, Shared, field_slice
 from hw.lib.heap import LIBRARY, Bit, Heap
+from hw.lib.passes import PlanePasses
 
 # Estimated delay of a partial product behind the registers, in full adders.
 SELECT = 3.5
@@ -120,46 +123,18 @@ class Front(wiring.Component):
         return m
 
 
-class Column(wiring.Component):
-    """One n: its weights, and for every m the partial products, the heap and the accumulator.
+class Column(column.Column):
+    """Partial products of a column; from the front end it gets what :class:`Plan` names."""
 
-    Members:
-        w, z: this column's part of the weight payload, taken when ``w_load`` is high.
-        digits or a, total: from the front end, see :class:`Plan`.
-        acc_en, hold: a step is accumulated; keep the sum. ``shift`` has no use here.
-        cut_en: enables of the registers through the heap.
-        c, take_c: the addend and when to take it.
-        o: results of every m.
-    """
+    spec: MacCoreSpec
 
     def __init__(self, spec: MacCoreSpec):
-        self.spec = spec
         self.plan = Plan(spec)
-        weights = golden.streams(spec)[2]
-        self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
-        inputs = dict(self.plan.shared.outputs)
-        if spec.pipeline.heap:
-            inputs["cut_en"] = spec.pipeline.heap
-        if spec.addend:
-            inputs |= {"c": spec.tile.m * spec.result_bits, "take_c": 1}
-        super().__init__(
-            {
-                **{name: In(bits) for name, bits in self.lanes.items()},
-                **{name: In(1) for name in ("w_load", "acc_en", "hold", "shift")},
-                **{name: In(width) for name, width in inputs.items()},
-                "o": Out(spec.tile.m * spec.result_bits),
-            }
-        )
+        shared = self.plan.shared.inputs(spec.tile.m, ())
+        super().__init__(spec, golden.streams(spec)[2], shared)
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
+    def prepare(self, m: Module, held: Mapping[str, Value]) -> None:
         spec, plan, k = self.spec, self.plan, self.spec.tile.k
-        held = {}
-        for name, bits in self.lanes.items():
-            register = Signal(bits, name=f"{name}_q", reset_less=True)
-            with m.If(self.w_load):
-                m.d.sync += register.eq(getattr(self, name))
-            held[name] = register
         weights = [
             self._weight(held["w"].word_select(lane, spec.max_weight_bits)) for lane in range(k)
         ]
@@ -173,47 +148,11 @@ class Column(wiring.Component):
                 booth.Digit(digit.one, digit.two, ~digit.negative)
                 for digit in booth.recode(m, Cat(held["z"], Const(0, 1)), "z")
             ]
-        cuts = Cuts(m)
-        if spec.pipeline.heap:
-            # Once on a scratch module to learn when the sum is there, then for good.
-            scratch = Module()
-            trial = self._step(scratch, Cuts(scratch), 0, weights, digits)
-            Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            pipeline = spec.pipeline
-            resolved = max(bit.time for bit in trial)
-            when = moments(pipeline.heap, resolved, len(trial), pipeline.placement)
-            cuts = Cuts(m, when, self.cut_en)
-        results = []
-        for row in range(spec.tile.m):
-            total = self._step(m, cuts, row, weights, digits)
-            results.append(
-                accumulate(
-                    m,
-                    f"m{row}",
-                    spec.result_bits,
-                    step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total)),
-                    carry=Const(1, 1),
-                    enable=self.acc_en,
-                    hold=self.hold,
-                    shift=None,
-                    planes=1,
-                    addend=self.c.word_select(row, spec.result_bits) if spec.addend else None,
-                    take=self.take_c if spec.addend else None,
-                )
-            )
-        m.d.comb += self.o.eq(Cat(*results))
-        return m
+        self._weights, self._digits = weights, digits
 
-    def _step(
-        self,
-        m: Module,
-        cuts: Cuts,
-        row: int,
-        weights: list[Value],
-        digits: dict[str, list[booth.Digit]],
-    ) -> list[Bit]:
-        """``R`` of a step, see ``hw.lib.accumulator``."""
+    def step(self, m: Module, cuts: Cuts, row: int) -> tuple[list[Bit], Value]:
         spec, plan, k = self.spec, self.plan, self.spec.tile.k
+        weights, digits = self._weights, self._digits
         width = window(-spec.step_magnitude, spec.step_magnitude)
         heap = Heap(m, f"m{row}_heap", width, cuts)
         for lane in range(k):
@@ -229,7 +168,7 @@ class Column(wiring.Component):
             total = self.total.word_select(row, plan.sum_bits)
             self._subtract(m, heap, total, digits["z"], f"zero_{row}")
         heap.const += offset(width)
-        return heap.resolve()
+        return heap.resolve(), Const(1, 1)
 
     def _weight(self, code: Value) -> Value:
         """A weight in two's complement of ``w_bits``."""
@@ -265,6 +204,7 @@ def build(spec: MacCoreSpec) -> Design:
     shell = GemmShell(
         spec,
         golden.streams(spec),
+        sequencer=PlanePasses(spec),
         shared=Plan(spec).shared,
         front=spec.pipeline.front,
         cuts=spec.pipeline.heap,

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import Encoding, GemmSpec
+from hw.gemm import Activations, Encoding, GemmSpec
 from hw.spec import Part
 
 
@@ -26,6 +26,7 @@ class MacCoreSpec(GemmSpec):
     """Multiplier array: Booth partial products, one carry-save heap and one adder an output."""
 
     block: Literal["mac_core"] = "mac_core"
+    activations: Activations = Field(default_factory=Activations, description="format of A")
     weights: MacWeights = Field(default_factory=MacWeights, description="format of W")
 
     @property

@@ -4,6 +4,7 @@ The operands of one job are constants of the monitor that may be anything (``any
 reference multiplies and adds them as the encodings of ``hw.gemm`` define their values; it knows no
 table, digit, plane or heap. Beside it the same operands are packed into beats as the streams of the
 golden models document, and offered to the design. While a stream is not valid its payload is noise.
+When the result is due, the timing models say.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hw.block import block
+from hw.blocks.bitserial_core.spec import BitserialCoreSpec
 from hw.blocks.lut_core import golden as lut_golden
 from hw.blocks.lut_core import tables
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.blocks.mac_core.spec import MacCoreSpec
-from hw.gemm import GemmSpec, Job, passes
+from hw.gemm import Encoding, GemmSpec, GemmWork, Job, activation_bits, passes
+from hw.lazy import np
 from hw.streams import Stream
 from rtl_gen.errors import InputError
 from sim.formal.prove import Monitor
@@ -26,7 +30,7 @@ from sim.source import streams
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """How weights are held and what they are worth, for one encoding and width.
+    """How operands are held and what they are worth, for one encoding and width.
 
     Attributes:
         bits: width of a held code.
@@ -39,18 +43,17 @@ class Code:
     valid: str = ""
 
 
-def code(spec: GemmSpec, weight_bits: int) -> Code:
+def code(encoding: Encoding, bits: int) -> Code:
     """The codes of an encoding, after the table in ``hw.gemm.weight_codes``."""
-    match spec.weight_encoding:
+    match encoding:
         case "unsigned":
-            value = "$signed({{1'b0, {w}}}) - $signed({{1'b0, {z}}})"
-            return Code(bits=weight_bits, value=value)
+            return Code(bits=bits, value="$signed({{1'b0, {w}}}) - $signed({{1'b0, {z}}})")
         case "twos_complement":
-            return Code(bits=weight_bits, value="$signed({w})")
+            return Code(bits=bits, value="$signed({w})")
         case "bipolar":
             # 2u − (2^B − 1)
-            value = f"$signed({{{{1'b0, {{w}}, 1'b0}}}}) - {weight_bits + 2}'sd{2**weight_bits - 1}"
-            return Code(bits=weight_bits, value=value)
+            value = f"$signed({{{{1'b0, {{w}}, 1'b0}}}}) - {bits + 2}'sd{2**bits - 1}"
+            return Code(bits=bits, value=value)
         case "ternary":
             return Code(bits=2, value="$signed({w})", valid="{w} != 2'b10")
 
@@ -67,15 +70,33 @@ def _extended(spec: GemmSpec, weight: str, value: str, bits: int, width: int) ->
     return f"{{{{{width - bits}{{{weight}[{bits - 1}]}}}}, {weight}}}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How a job's operands lie in beats.
+
+    Of activations the codes are ``a_<m>_<k>``, of weights ``x_<n>_<k>``, of zero points ``z_<n>``.
+
+    Attributes:
+        operands: beats of the activations' side, one of each step of each pass, in order.
+        weights: the same of ``i_w``.
+        width: bits of ``x`` and ``z``; what a job's codes are extended to.
+        assumed: what has to hold of the codes for a job that leaves out planes.
+    """
+
+    operands: list[str]
+    weights: list[str]
+    width: int
+    assumed: list[str]
+
+
 def _lut_weights(spec: GemmSpec, job: Job) -> list[str]:
     """Beats of ``i_w`` of a LUT core, see ``hw.blocks.lut_core.golden.weight_stream``.
 
-    Codes are ``x_<n>_<k>``, values ``v_<n>_<k>``, zero points ``z_<n>``, all of the width of the
-    job's passes.
+    Values are ``v_<n>_<k>``.
     """
     assert isinstance(spec, LutCoreSpec)  # noqa: S101  (told by the table PACKING)
     n, k, planes = spec.tile.n, spec.tile.k, spec.planes_per_cycle
-    width = passes(spec, job.weight_bits) * planes
+    width = _pass_bits(spec, job)
     beats = []
     for first in range(width - planes, -1, -planes) if not spec.ternary else [0]:
         for step in range(job.k_steps):
@@ -93,6 +114,13 @@ def _lut_weights(spec: GemmSpec, job: Job) -> list[str]:
                 bits += [f"z_{c}[{first + p}]" for c in range(n) for p in range(planes)]
             beats.append(f"{{{', '.join(reversed(bits))}}}")
     return beats
+
+
+def _pass_bits(spec: GemmSpec, job: Job) -> int:
+    """Bits of the codes that the passes over the weights' planes take."""
+    if spec.weight_encoding == "ternary":
+        return 2
+    return passes(spec, job.weight_bits) * spec.planes_per_cycle
 
 
 def _planes(spec: LutCoreSpec, codes: list[str], z: str, chosen: range, width: int) -> list[str]:
@@ -174,17 +202,83 @@ def _mac_operand(spec: GemmSpec, step: int) -> str:
     return f"{{{', '.join(reversed(words))}}}"
 
 
-PACKING: Mapping[
-    type, tuple[Callable[[GemmSpec, int], str], Callable[[GemmSpec, Job], list[str]]]
-] = {
-    LutCoreSpec: (_lut_operand, _lut_weights),
-    MacCoreSpec: (_mac_operand, _mac_weights),
+def _by_weights(
+    operand: Callable[[GemmSpec, int], str], weights: Callable[[GemmSpec, Job], list[str]]
+) -> Callable[[GemmSpec, Job], Packing]:
+    """Packing of a core whose passes repeat the activations."""
+
+    def packing(spec: GemmSpec, job: Job) -> Packing:
+        steps = [operand(spec, step) for step in range(job.k_steps)]
+        return Packing(
+            operands=steps * passes(spec, job.weight_bits),
+            weights=weights(spec, job),
+            width=_pass_bits(spec, job),
+            assumed=[],
+        )
+
+    return packing
+
+
+def _by_pairs(spec: GemmSpec, job: Job) -> Packing:
+    """One plane of A and one of W a pass, by ``i + j`` from the highest, then by ``i``.
+
+    See ``hw.blocks.bitserial_core.golden``: a plane of unsigned weights is ``w_j XOR z_j``.
+    """
+    assert isinstance(spec, BitserialCoreSpec)  # noqa: S101  (told by the table PACKING)
+    m, n, k = spec.tile.m, spec.tile.n, spec.tile.k
+    a_mask, w_mask = spec.job_planes(job)
+
+    def weight(column: int, index: int, plane: int) -> str:
+        bit = f"x_{column}_{index}[{plane}]"
+        return f"({bit} ^ z_{column}[{plane}])" if spec.zero_point else bit
+
+    pairs = sorted(
+        ((i, j) for i in _bits(a_mask) for j in _bits(w_mask)), key=lambda p: (-sum(p), p[0])
+    )
+    operands, weights = [], []
+    for i, j in pairs:
+        for step in range(job.k_steps):
+            lanes = range(step * k, (step + 1) * k)
+            a = [f"a_{row}_{index}[{i}]" for row in range(m) for index in lanes]
+            w = [weight(column, index, j) for column in range(n) for index in lanes]
+            w += [f"z_{column}[{j}]" for column in range(n)] if spec.zero_point else []
+            operands.append(f"{{{', '.join(reversed(a))}}}")
+            weights.append(f"{{{', '.join(reversed(w))}}}")
+    # Planes that are left out are zero throughout.
+    depth = range(job.k_steps * k)
+    absent = [plane for plane in range(activation_bits(spec, job)) if not a_mask >> plane & 1]
+    assumed = [f"a_{row}_{index}[{i}] == 0" for row in range(m) for index in depth for i in absent]
+    absent = [plane for plane in range(job.weight_bits) if not w_mask >> plane & 1]
+    assumed += [f"{weight(c, index, j)} == 0" for c in range(n) for index in depth for j in absent]
+    return Packing(operands=operands, weights=weights, width=job.weight_bits, assumed=assumed)
+
+
+def _bits(mask: int) -> list[int]:
+    return [index for index in range(mask.bit_length()) if mask >> index & 1]
+
+
+PACKING: Mapping[type, Callable[[GemmSpec, Job], Packing]] = {
+    LutCoreSpec: _by_weights(_lut_operand, _lut_weights),
+    MacCoreSpec: _by_weights(_mac_operand, _mac_weights),
+    BitserialCoreSpec: _by_pairs,
 }
-"""Per core how a step's activations and a job's weights lie in beats."""
+"""Per core how a job's activations and weights lie in beats."""
 
 
 def _signed(spec: GemmSpec, lane: str) -> str:
-    return f"$signed({lane})" if spec.activations.signed else f"$signed({{1'b0, {lane}}})"
+    """An activation of integers."""
+    return (
+        f"$signed({lane})"
+        if spec.activations.code == "twos_complement"
+        else f"$signed({{1'b0, {lane}}})"
+    )
+
+
+def _activation(spec: GemmSpec, lane: str, bits: int) -> str:
+    """The value of an activation's code of that width."""
+    if spec.activations.code == "bipolar":
+        return code("bipolar", bits).value.format(w=lane)
+    return _signed(spec, lane)
 
 
 def _functions(spec: GemmSpec) -> str:
@@ -199,12 +293,11 @@ def _functions(spec: GemmSpec) -> str:
     return text
 
 
-def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = False) -> Monitor:
+def product_rules(spec: GemmSpec, job: Job, *, stalls: bool = False) -> Monitor:
     """One job from reset: for all operands the exact result, in the very cycle that is foretold.
 
     Args:
         job: its shape; what it multiplies is free.
-        latency: as in the manifest.
         stalls: every stream may stall in every cycle; then the cycle of the result is not checked.
 
     Raises:
@@ -212,19 +305,17 @@ def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = Fals
     """
     if type(spec) not in PACKING:
         raise InputError(f"{spec.block}: its packing is not described in sim.formal.datapath")
-    operand_beat, weight_beats = PACKING[type(spec)]
+    packed = PACKING[type(spec)](spec, job)
     ports = {stream.name: stream for stream in streams(spec)}
     operand = next(name for name in ports if name in ("i_a", "i_t"))
     m, n, k = spec.tile.m, spec.tile.n, spec.tile.k
-    depth, a_bits = job.k_steps * k, spec.activations.bits
-    held = code(spec, job.weight_bits)
-    made = passes(spec, job.weight_bits)
-    width = 2 if spec.weight_encoding == "ternary" else made * spec.planes_per_cycle
-    steps = [operand_beat(spec, step) for step in range(job.k_steps)]
+    depth, a_bits = job.k_steps * k, activation_bits(spec, job)
+    held = code(spec.weight_encoding, job.weight_bits)
+    width = packed.width
     beats = {
-        "i_job": [_job_beat(ports["i_job"], job)],
-        operand: steps * made,
-        "i_w": weight_beats(spec, job),
+        "i_job": [_job_beat(ports["i_job"], spec, job)],
+        operand: packed.operands,
+        "i_w": packed.weights,
     }
     if spec.addend:
         beats["i_c"] = [_words("c", m, n)] if job.accumulate else []
@@ -261,6 +352,8 @@ def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = Fals
             if held.valid:
                 text.append(f"always @* assume({held.valid.format(**names)});\n")
 
+    text += [f"always @* assume({rule});\n" for rule in packed.assumed]
+
     # Beats in their order; an index a stream counts those that were taken.
     ready = {name: f"{name}__ready" for name in beats}
     for name, words in beats.items():
@@ -287,8 +380,10 @@ def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = Fals
             terms = []
             for i in range(depth):
                 term = f"p_{row}_{column}_{i}"
-                a = _signed(spec, f"a_{row}_{i}")
-                text.append(f"wire signed [{product_bits - 1}:0] {term} = {a} * v_{column}_{i};\n")
+                a = _activation(spec, f"a_{row}_{i}", a_bits)
+                text.append(
+                    f"wire signed [{product_bits - 1}:0] {term} = ({a}) * v_{column}_{i};\n"
+                )
                 terms.append(term)
             if job.accumulate:
                 terms.append(f"$signed(c_{row}_{column})")
@@ -313,7 +408,7 @@ def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = Fals
         for row in range(m)
         for column in range(n)
     }
-    due = latency + made * job.k_steps
+    due = _due(spec, job)
     text.append(
         "reg [7:0] now = 0;\n"
         "reg delivered = 0;\n"
@@ -344,15 +439,22 @@ def product_rules(spec: GemmSpec, job: Job, latency: int, *, stalls: bool = Fals
     )
 
 
-def due_cycles(spec: GemmSpec, job: Job, latency: int, *, slack: int = 1) -> int:
+def due_cycles(spec: GemmSpec, job: Job, *, slack: int = 1) -> int:
     """Cycles of a proof: reset, the job, and ``slack`` more."""
-    return 1 + latency + passes(spec, job.weight_bits) * job.k_steps + slack
+    return 1 + _due(spec, job) + slack
 
 
-def _job_beat(stream: Stream, job: Job) -> str:
+def _due(spec: GemmSpec, job: Job) -> int:
+    """Cycles of a job that nothing stalls, as the core's timing model says."""
+    timing: Any = block(spec.block).timing
+    none = np.zeros(0, dtype=np.int64)
+    return int(timing.cycles(spec, [GemmWork(job=job, a=none, w=none)]))
+
+
+def _job_beat(stream: Stream, spec: GemmSpec, job: Job) -> str:
     values: dict[str, Any] = {
         "k_steps_m1": job.k_steps - 1,
-        "weight_bits_m1": job.weight_bits - 1,
+        **spec.job_values(job),
         "accumulate": int(job.accumulate),
     }
     words = [f"{field.width}'d{values[field.name]}" for field in stream.fields]

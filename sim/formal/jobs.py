@@ -2,16 +2,18 @@
 
 The monitor keeps a ledger of what has crossed the ports since reset: jobs in flight, and for every
 operand stream the beats that accepted jobs still have to be given (negative: beats taken ahead of
-their job). A job of ``k`` steps and ``b``-bit weights owes ``passes(b) · k`` beats on both operand
-streams and one on ``i_c`` if it accumulates, whatever the state of anything: that is the contract
-of ``hw.gemm``. The checks bound the ledger; the helpers tie it to the registers of
-``hw.lib.gemm_shell`` exactly, and are proven with the checks, so they can prove nothing false.
+their job). A job of ``k`` steps and ``p`` passes owes ``p · k`` beats on both operand streams and
+one on ``i_c`` if it accumulates, whatever the state of anything: that is the contract of
+``hw.gemm``; what a descriptor asks for is in :mod:`sim.formal.passes`. The checks bound the ledger;
+the helpers tie it to the registers of ``hw.lib.gemm_shell`` and of the core's sequencer exactly,
+and are proven with the checks, so they can prove nothing false.
 """
 
 from __future__ import annotations
 
-from hw.gemm import GemmSpec, passes
-from hw.streams import Stream
+from hw.gemm import GemmSpec
+from sim.formal import passes
+from sim.formal.passes import job_field
 from sim.formal.prove import Monitor
 from sim.formal.rules import footer, header
 from sim.source import streams
@@ -20,15 +22,6 @@ from sim.source import streams
 def operand_name(spec: GemmSpec) -> str:
     """The stream of the activations' side: ``i_a``, or ``i_t`` with tables from outside."""
     return next(item.name for item in streams(spec) if item.name in ("i_a", "i_t"))
-
-
-def job_field(stream: Stream, name: str, default: str) -> str:
-    """Verilog of a field of ``i_job``, or what stands for it where the core has no such field."""
-    for field in stream.fields:
-        if field.name == name:
-            low = stream.offset(name)
-            return f"i_job__payload[{low + field.width - 1}:{low}]"
-    return default
 
 
 def counter_bits(spec: GemmSpec) -> int:
@@ -41,22 +34,14 @@ def step_bits(spec: GemmSpec) -> int:
 
 
 def descriptor(spec: GemmSpec) -> str:
-    """Wires of the job that is offered: ``job_steps``, ``job_passes``, ``job_accumulate``."""
+    """Wires of the offered job: ``job_k``, ``job_passes``, ``job_idle``, ``job_accumulate``.
+
+    ``job_k`` is its K steps less one.
+    """
     stream = streams(spec)[0]
     bits = counter_bits(spec)
-    text = ""
-    if spec.max_passes > 1:
-        weight_bits = job_field(stream, "weight_bits_m1", "")
-        chosen = f"{bits}'d{spec.max_passes}"
-        for width in range(spec.max_weight_bits - 1, 0, -1):
-            chosen = f"{weight_bits} == {width - 1} ? {bits}'d{passes(spec, width)} : {chosen}"
-        # A width beyond the specification's is no job of the contract.
-        text += f"always @* assume(!i_job__valid || {weight_bits} < {spec.max_weight_bits});\n"
-    else:
-        chosen = f"{bits}'d1"
-    return text + (
-        f"wire [{bits - 1}:0] job_k = {job_field(stream, 'k_steps_m1', '')};\n"
-        f"wire [{bits - 1}:0] job_passes = {chosen};\n"
+    return passes.of(spec).offered(bits) + (
+        f"wire [{bits - 1}:0] job_k = {job_field(stream, 'k_steps_m1')};\n"
         f"wire job_accumulate = {job_field(stream, 'accumulate', '1' + chr(39) + 'b0')};\n"
     )
 
@@ -86,6 +71,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
     capacity = 2 + cuts
     count = capacity.bit_length() + 1
     addend = spec.addend
+    order = passes.of(spec)
     text = [header(spec.name, streams(spec)), descriptor(spec), transfers(spec)]
     text.append(
         f"reg [{count - 1}:0] jobs;\n"
@@ -111,12 +97,20 @@ def job_rules(spec: GemmSpec) -> Monitor:
         )
     resets = ["jobs <= 0", "latest_k <= 0", "latest_passes <= 0"]
     resets += [f"owed_{name} <= 0" for name in ahead]
+    if order.idles:
+        text.append(
+            f"  owed_idle <= owed_idle + (take_i_job ? job_idle : {bits}'d0)"
+            " - (p_fire & idle_now);\n"
+        )
+        resets.append("owed_idle <= 0")
     if addend:
         text.append("  owed_i_c <= owed_i_c + (take_i_job & job_accumulate) - take_i_c;\n")
         resets.append("owed_i_c <= 0")
     text.append(f"  if (rst) begin {'; '.join(resets)}; end\nend\n")
     if addend:
         text.append(f"reg [{count - 1}:0] owed_i_c;\n")
+    if order.idles:
+        text.append(f"reg signed [{bits - 1}:0] owed_idle;\n")
 
     checks = {
         "results_have_jobs": "a result stands at o only while its job is in flight",
@@ -152,6 +146,13 @@ def job_rules(spec: GemmSpec) -> Monitor:
             "spent_i_c": "jobs != o__valid | owed_i_c == 0",
         }
 
+    if order.idles and spec.skips_planes:
+        checks["idle_steps"] = "a result is given after the idle steps that its masks ask for"
+        wires["idle_steps"] = "owed_idle >= 0 & (jobs != o__valid | owed_idle == 0)"
+    elif order.idles:
+        checks["idle_steps"] = "no job has an idle step"
+        wires["idle_steps"] = "owed_idle == 0"
+
     # Progress: `run` counts the cycles before this one in which nothing stalled.
     offered = [f"{s.name}__valid" for s in streams(spec) if s.direction == "in"]
     fill = 1 + front
@@ -162,14 +163,18 @@ def job_rules(spec: GemmSpec) -> Monitor:
     )
     checks["no_bubble"] = (
         f"from any state: {fill} cycles without a stall, and from then on one step a cycle, "
-        "within jobs and between them"
+        f"within jobs and between them{', with operands or idle' if order.idles else ''}"
     )
-    wires["no_bubble"] = f"~free_run | run != {fill} | ({a}__ready & i_w__ready)"
+    wires["no_bubble"] = (
+        f"~free_run | run != {fill} | ({a}__ready & i_w__ready) | (p_fire & idle_now)"
+    )
 
     # Helpers: what the registers of the shell hold.
     probes = {"active": 1, "a_full": 1, "w_full": 1, "first_step": 1}
     probes |= {"steps_left": step_bits(spec), "k_steps_m1": step_bits(spec)}
-    probes["passes_left"] = max(1, (spec.max_passes - 1).bit_length())
+    probes |= order.probes
+    if order.idles:
+        probes["fire"] = 1
     if front:
         probes["f_full"] = 1
     if addend:
@@ -183,10 +188,10 @@ def job_rules(spec: GemmSpec) -> Monitor:
     held = f"p_a_full + {bits}'d0" + (" + p_f_full" if front else "")
     text.append(
         f"wire [{bits - 1}:0] wide_k = p_k_steps_m1, wide_steps = p_steps_left;\n"
-        f"wire [{bits - 1}:0] wide_passes = p_passes_left;\n"
         f"wire [{bits - 1}:0] steps_a_pass = wide_k + 1;\n"
+        f"{order.unfired(bits)}"
         f"wire signed [{bits - 1}:0] unfired = p_active ? "
-        f"{_times(spec, 'wide_passes', 'steps_a_pass', bits)} + wide_steps + 1 : 0;\n"
+        f"{_times(spec, 'unfired_passes', 'steps_a_pass', bits)} - (wide_k - wide_steps) : 0;\n"
     )
     finishing = "".join(f" + (p_valid_{i} & p_last_{i})" for i in stages)
     helpers = {
@@ -202,8 +207,10 @@ def job_rules(spec: GemmSpec) -> Monitor:
         filled += " & (run < 2 | p_f_full)"
     wires |= {
         "h_jobs": f"jobs == {count}'d0 + p_active{finishing} + o__valid",
-        "h_counters": "~p_active | (wide_k == latest_k & wide_passes < latest_passes"
-        " & wide_steps <= wide_k & p_first_step == (wide_steps == wide_k))",
+        "h_counters": f"latest_passes <= {spec.max_passes} & (~p_active"
+        " | (in_range & wide_k == latest_k & unfired_passes <= latest_passes"
+        " & wide_steps <= wide_k & p_first_step == (wide_steps == wide_k)"
+        " & (~idle_now | p_first_step)))",
         f"h_{a}": f"owed_{a} == unfired - ({held})",
         "h_i_w": "owed_i_w == unfired - p_w_full",
         "h_run": f"run <= {fill} & {filled}",
@@ -213,8 +220,11 @@ def job_rules(spec: GemmSpec) -> Monitor:
         helpers["h_i_c"] = "addends owed are those of steps to fire and in the heap's registers"
         wires["h_i_c"] = (
             f"owed_i_c == {count}'d0 + (p_active & p_accumulate"
-            f" & ~(p_passes_left == 0 & ~p_first_step)){waiting}"
+            f" & ~(in_last_pass & ~p_first_step)){waiting}"
         )
+    if order.idles:
+        helpers["h_idle"] = "idle steps owed are those to fire"
+        wires["h_idle"] = f"owed_idle == (p_active ? unfired_idle : {bits}'d0)"
     # Before the first cycle of reset nothing holds.
     text += [
         f"(* keep *) wire ok_{name} = ~started | ({value});\n" for name, value in wires.items()
@@ -229,6 +239,8 @@ def job_rules(spec: GemmSpec) -> Monitor:
     )
     text.append(footer(list(wires)))
     shown = ("jobs", f"owed_{a}", "owed_i_w", *(["owed_i_c"] if addend else []))
+    if order.idles:
+        shown += ("owed_idle",)
     return Monitor(
         text="".join(text),
         checks=checks,
@@ -249,6 +261,10 @@ def job_cycles(spec: GemmSpec, latency: int, *, jobs: int = 2, most_steps: int =
     Descriptors are free, up to ``most_steps`` K steps. ``horizon`` is the run that covers them.
     """
     bits = counter_bits(spec) + jobs.bit_length()
+    # A first job that takes no operands does not wait for them to pass the front end's register.
+    early = ""
+    if passes.of(spec).idles and spec.pipeline.front:
+        early = f" - (taken == 0 & job_passes == 0 ? {bits}'d{spec.pipeline.front} : {bits}'d0)"
     names = [item.name for item in streams(spec)]
     text = [header(spec.name, streams(spec)), descriptor(spec), transfers(spec)]
     flowing = [f"{item}__valid" for item in names if item not in ("i_job", "o")] + ["o__ready"]
@@ -264,7 +280,8 @@ def job_cycles(spec: GemmSpec, latency: int, *, jobs: int = 2, most_steps: int =
     )
     text += [f"reg [{bits - 1}:0] due_{j} = 0;\n" for j in range(jobs)]
     text.append(
-        f"wire [{bits - 1}:0] due_next = due_total + (job_k + 1) * job_passes;\n"
+        f"wire [{bits - 1}:0] due_next = due_total + (job_k + 1) * job_passes + job_idle"
+        f"{early};\n"
         "always @(posedge clk) begin\n"
         "  now <= now + 1;\n"
         "  if (take_i_job) begin\n"

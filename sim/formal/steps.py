@@ -11,6 +11,7 @@ the other, under any stalls and any resets. That the digits of all passes make t
 from __future__ import annotations
 
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.gemm import GemmSpec
 from hw.streams import Stream
 from rtl_gen.errors import InputError
@@ -93,9 +94,12 @@ def step_rules(spec: GemmSpec) -> Monitor:
     """The accumulators hold what the steps so far sum up to, and a result is that sum.
 
     Raises:
-        InputError: the core has registers besides those of its ports, quantized entries, tables
-            from outside, or weights of five trits a byte.
+        InputError: the core is neither ``lut_core`` nor ``mac_core``, or it has registers besides
+            those of its ports, quantized entries, tables from outside, or weights of five trits a
+            byte.
     """
+    if not isinstance(spec, LutCoreSpec | MacCoreSpec):
+        raise InputError(f"step: the digits of {spec.block} are not described in sim.formal.steps")
     if spec.pipeline.front or spec.pipeline.heap:
         raise InputError("step: needs a pipeline without extra registers")
     if isinstance(spec, LutCoreSpec) and (spec.quantized or spec.table.source == "port"):
@@ -198,10 +202,14 @@ def step_rules(spec: GemmSpec) -> Monitor:
             terms = []
             for lane in range(k):
                 a = _element(by_name["i_a"], "a", row * k + lane)
-                a = f"$signed({a})" if spec.activations.signed else f"$signed({{1'b0, {a}}})"
+                a = (
+                    f"$signed({a})"
+                    if spec.activations.code == "twos_complement"
+                    else f"$signed({{1'b0, {a}}})"
+                )
                 term = f"p_{row}_{column}_{lane}"
                 text.append(
-                    f"wire signed [{spec.activations.bits + spec.max_weight_bits + 3}:0] {term}"
+                    f"wire signed [{spec.activations.widest + spec.max_weight_bits + 3}:0] {term}"
                     f" = {a} * d_{column}_{lane};\n"
                 )
                 terms.append(term)

@@ -6,18 +6,20 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hw.block import block
-from hw.gemm import GemmSpec, GemmWork, Job, passes
+from hw.gemm import GemmSpec, GemmWork, Job, activation_bits
 from rtl_gen.build import verilog
 from rtl_gen.errors import InputError, ToolError
 from sim import mutation
 from sim.formal import Monitor, Proof, Row, catalogue, cones, datapath, jobs, proofs, prove, steps
 from sim.formal.__main__ import formal
+from sim.mutants import entry
 from sim.source import streams
 
 DAILY_PARTS = ("streams", "cones", "jobs")
@@ -32,7 +34,6 @@ DAILY = {
     ("lut_core", "unsigned_addend 1×w2+c", "product"),
     ("lut_core", "twos_symmetric 1×w2", "product"),
     ("lut_core", "bipolar 1×w2", "product"),
-    ("lut_core", "unsigned 1×w2 stalls", "product"),
     ("lut_core", "ternary 1×w2", "product"),
     ("lut_core", "base3 1×w2", "product"),
     ("mac_core", "unsigned_addend 1×w2+c", "product"),
@@ -41,11 +42,23 @@ DAILY = {
     ("mac_core", "tile 1×w1+c", "product"),
     ("mac_core", "twos_piped 1×w3", "product"),
     ("mac_core", "bipolar 1×w2", "product"),
+    ("bitserial_core", "even", "cycles"),
+    ("bitserial_core", "unsigned 1×a2w2 a10 w11", "product"),
+    ("bitserial_core", "zero_addend 1×a2w2+c", "product"),
+    ("bitserial_core", "zero_addend 1×a2w2 a0 w11+c stalls", "product"),
+    ("bitserial_core", "twos 1×a2w2", "product"),
+    ("bitserial_core", "twos_gap 1×a3w2 a101 w10", "product"),
+    ("bitserial_core", "bipolar 1×a2w2", "product"),
+    ("bitserial_core", "mixed 1×a2w2 a1", "product"),
+    ("bitserial_core", "tile 1×a2w1+c", "product"),
     ("lut_core", "unsigned", "steps"),
     ("lut_core", "bipolar", "steps"),
     ("mac_core", "twos_steps", "steps"),
 }
 """What every run of the tests proves; `make formal` and the nightly tests prove the rest."""
+
+NIGHTLY_CONTROL = {("bitserial_core", name) for name in ("twos", "odd", "wide")}
+"""Specifications whose control is left to the nightly tests."""
 
 QUICK = list(proofs())
 THOROUGH = list(proofs(thorough=True))
@@ -60,7 +73,8 @@ def key(proof: Proof) -> tuple[str, str, str]:
 
 
 def daily(proof: Proof) -> bool:
-    return proof.part in DAILY_PARTS or key(proof) in DAILY
+    control = proof.part in DAILY_PARTS and (proof.core, proof.name) not in NIGHTLY_CONTROL
+    return control or key(proof) in DAILY
 
 
 def hold(rows: Sequence[Row]) -> None:
@@ -72,6 +86,11 @@ def hold(rows: Sequence[Row]) -> None:
 def test_daily_proofs_exist() -> None:
     assert {key(proof) for proof in QUICK} >= DAILY
     assert len({label(proof) for proof in THOROUGH}) == len(THOROUGH)
+
+
+def nightly(*values: object) -> Any:
+    """A case that only the nightly tests try."""
+    return pytest.param(*values, marks=pytest.mark.nightly)
 
 
 @pytest.mark.parametrize("proof", [item for item in QUICK if daily(item)], ids=label)
@@ -92,13 +111,18 @@ def test_thorough_proof(proof: Proof) -> None:
 def test_proofs_reach_every_encoding_form_and_register() -> None:
     shown = [proof.spec for proof in QUICK if proof.part in ("product", "steps")]
     gemm = [spec for spec in shown if isinstance(spec, GemmSpec)]
-    for core in ("lut_core", "mac_core"):
+    integers = {"unsigned", "twos_complement"}
+    planes = {*integers, "bipolar"}
+    for core, activations, weights in (
+        ("lut_core", integers, {*planes, "ternary"}),
+        ("mac_core", integers, {*planes, "ternary"}),
+        ("bitserial_core", planes, planes),
+    ):
         own = [spec for spec in gemm if spec.block == core]
-        encodings = {spec.weight_encoding for spec in own}
-        assert encodings == {"unsigned", "twos_complement", "bipolar", "ternary"}
+        assert {spec.activations.code for spec in own} == activations
+        assert {spec.weight_encoding for spec in own} == weights
         assert {spec.addend for spec in own} == {False, True}
         assert {spec.pipeline.heap for spec in own} >= {0, 1}
-        assert {spec.activations.signed for spec in own} == {False, True}
         assert max(spec.tile.n for spec in own) > 1
         assert max(spec.tile.m for spec in own) > 1
 
@@ -111,15 +135,26 @@ def mutant(name: str, core: str, spec: str = "") -> mutation.Mutant:
     return replace(found, spec=spec or found.spec)
 
 
-def change(old: str, new: str, core: str = "lut_core", spec: str = "serial") -> mutation.Mutant:
+def change(
+    old: str,
+    new: str,
+    core: str = "lut_core",
+    spec: str = "serial",
+    module: str = entry.SHELL,
+) -> mutation.Mutant:
     return mutation.Mutant(
-        name="change", what="", core=core, spec=spec, module=mutation.SHELL, old=old, new=new
+        name="change", what="", core=core, spec=spec, module=module, old=old, new=new
     )
+
+
+def pairs(old: str, new: str, spec: str) -> mutation.Mutant:
+    """A change of the order of pairs of planes."""
+    return change(old, new, "bitserial_core", spec, "hw.blocks.bitserial_core.passes")
 
 
 SMALL = {
     core: {item.name: item.data for item in catalogue.SMALL if item.core == core}
-    for core in ("lut_core", "mac_core")
+    for core in ("lut_core", "mac_core", "bitserial_core")
 }
 
 
@@ -149,7 +184,7 @@ def refuted(rows: Sequence[Row]) -> dict[str, Row]:
 @pytest.mark.parametrize(
     ("name", "core", "part", "check"),
     [
-        ("payload_changes", "lut_core", "streams", "payload_holds_o"),
+        nightly("payload_changes", "lut_core", "streams", "payload_holds_o"),
         ("result_dropped", "lut_core", "streams", "valid_holds_o"),
         ("reset_forgets_result", "mac_core", "streams", "reset_empties_o"),
         ("reset_forgets_w", "lut_core", "streams", "reset_idles_i_w"),
@@ -157,7 +192,7 @@ def refuted(rows: Sequence[Row]) -> dict[str, Row]:
         ("a_accept_while_full", "lut_core", "jobs", "exact_i_a"),
         ("addend_ready_always", "lut_core", "jobs", "asked_i_c"),
         ("addend_not_awaited", "mac_core", "jobs", "spent_i_c"),
-        ("result_repeated", "mac_core", "jobs", "spent_i_c"),
+        nightly("result_repeated", "mac_core", "jobs", "spent_i_c"),
         ("stage_bubble", "mac_core", "jobs", "no_bubble"),
         ("out_free_late", "lut_core", "cycles", "cycles"),
         ("job_never_ends", "mac_core", "cycles", "cycles"),
@@ -171,6 +206,27 @@ def test_control_that_is_wrong_is_refuted(core: str, name: str, part: str, check
     assert f"fails in cycle {len(row.trace)}: " in row.reason
     assert row.depth == len(row.trace)
     assert row.trace[0].startswith("cycle 1: rst=1, i_job valid=")
+
+
+@pytest.mark.parametrize(
+    ("broken", "part", "check"),
+    [
+        (pairs("idle.eq(~left.any())", "idle.eq(0)", "twos"), "jobs", "ahead_i_w"),
+        (pairs("idle | ~steps_left.any()", "~steps_left.any()", "twos"), "cycles", "cycles"),
+        (pairs("last_pair.eq(~rest.any())", "last_pair.eq(1)", "odd"), "jobs", "order_i_a"),
+        nightly(pairs("left.eq(a_planes & partners[1 : 1 + a_bits])",
+                      "left.eq(partners[1 : 1 + a_bits])", "twos"), "jobs", "ahead_i_a"),
+        nightly(pairs("with m.If(empty):", "with m.If(Const(0, 1)):", "twos"),
+                "jobs", "idle_steps"),
+        nightly(change("fire if steps.idle is None else fire & ~steps.idle", "fire",
+                       "bitserial_core", "twos"), "jobs", "ahead_i_a"),
+    ],
+    ids=["idle_waits", "idle_long", "pair_left_out", "mask_ignored", "nothing_long", "idle_takes"],
+)  # fmt: skip
+def test_order_of_pairs_that_is_wrong_is_refuted(
+    broken: mutation.Mutant, part: str, check: str
+) -> None:
+    assert check in refuted(rows_of(broken, part))
 
 
 def test_counter_example_shows_the_ports() -> None:
@@ -203,8 +259,8 @@ def test_counter_example_shows_the_ports() -> None:
         ),
         (
             # Data that decides when: a weight of zero makes its beat count as none.
-            change("w_full.eq(w_load | (w_full & ~fire))",
-                   "w_full.eq((w_load & weights.payload[0]) | (w_full & ~fire))"),
+            change("w_full.eq(w_load | (w_full & ~take))",
+                   "w_full.eq((w_load & weights.payload[0]) | (w_full & ~take))"),
             "timing_blind",
             "i_w__ready depends on i_w__payload: i_w__ready <- w_full <- i_w__payload[0]",
         ),
@@ -228,11 +284,11 @@ ONE = Job(k_steps=1, weight_bits=2)
         ("zero_carry_missing", "lut_core", "unsigned", "product"),
         ("addend_less_one", "lut_core", "unsigned_addend", "product"),
         ("fold_sign", "lut_core", "twos_symmetric", "product"),
-        ("corrections_swapped", "lut_core", "unsigned_symmetric", "product"),
+        nightly("corrections_swapped", "lut_core", "unsigned_symmetric", "product"),
         ("parity_carry_dropped", "lut_core", "bipolar_2_steps", "product"),
         ("ternary_sign", "lut_core", "ternary", "product"),
         ("base3_order", "lut_core", "base3", "product"),
-        ("columns_swapped", "lut_core", "unsigned_columns", "product"),
+        nightly("columns_swapped", "lut_core", "unsigned_columns", "product"),
         ("digit_sign", "mac_core", "twos_steps", "product"),
         ("zero_point_sign", "mac_core", "unsigned", "product"),
         ("bipolar_top", "mac_core", "bipolar", "product"),
@@ -251,13 +307,47 @@ def test_arithmetic_that_is_wrong_is_refuted(name: str, core: str, spec: str, ch
     assert re.search(r"want_0_0=\d+", row.trace[-1]) is not None
 
 
+HOLD_FOR_SHIFT = replace(
+    change('"hold": steps.hold,', '"hold": steps.shift,', "bitserial_core", "twos"),
+    also=(('"shift": steps.shift,', '"shift": steps.hold,'),),
+)
+GAP = Job(k_steps=1, weight_bits=2, activation_bits=3, a_planes=0b101, w_planes=0b10)
+PAIR = Job(k_steps=1, weight_bits=2, activation_bits=2)
+
+
+@pytest.mark.parametrize(
+    ("broken", "job", "checks"),
+    [
+        (HOLD_FOR_SHIFT, PAIR, {"product_0_0"}),
+        (pairs("idle.eq(~left.any())", "idle.eq(0)", "twos_gap"), GAP, {"cycle"}),
+        nightly(pairs("shift=fresh & ~first_sum", "shift=first_step & ~first_sum", "twos"), PAIR,
+         {"product_0_0"}),
+        nightly(pairs("now & w_sign[:a_bits]", "now & w_sign[1 : 1 + a_bits]", "twos"), PAIR,
+         {"product_0_0"}),
+        (pairs("now = left & ~rest", "now = left", "zero"), PAIR, {"product_0_0"}),
+        nightly(change("negative = negative ^ held[\"z\"]", "negative = negative | held[\"z\"]",
+                "bitserial_core", "zero", "hw.blocks.bitserial_core.rtl"), PAIR, {"product_0_0"}),
+        (change("a ^ w if plan.both else a & w", "a ^ w", "bitserial_core", "mixed",
+                "hw.blocks.bitserial_core.rtl"), PAIR, {"product_0_0"}),
+    ],
+    ids=["hold_for_shift", "idle_left_out", "shift_every_pair", "sign_late", "sign_of_all",
+         "zero_point_or", "differ_for_and"],
+)  # fmt: skip
+@pytest.mark.usefixtures("_small")
+def test_products_of_planes_that_are_wrong_are_refuted(
+    broken: mutation.Mutant, job: Job, checks: set[str]
+) -> None:
+    found = refuted(rows_of(broken, "product", job))
+    assert set(found) >= checks
+
+
 @pytest.mark.parametrize("core", ["lut_core", "mac_core"])
 @pytest.mark.parametrize(
     ("name", "spec", "k_steps", "stalls"),
     [
         ("cut_enable_stuck", "piped_2_steps", 2, True),
-        ("rows_swapped", "tile", 1, False),
-        ("columns_swapped", "tile", 1, False),
+        nightly("rows_swapped", "tile", 1, False),
+        nightly("columns_swapped", "tile", 1, False),
         ("one_weight_for_all", "tile", 1, False),
         ("addend_transposed", "tile", 1, False),
     ],
@@ -276,12 +366,12 @@ def test_values_that_go_astray_are_refuted(
     [
         ("sign_plane_positive", "lut_core", "twos"),
         ("shift_every_step", "lut_core", "twos"),
-        ("hold_swapped", "lut_core", "ternary"),
-        ("a_load_without_ready", "lut_core", "twos"),
-        ("accumulator_not_held", "lut_core", "twos"),
-        ("corrections_swapped", "lut_core", "unsigned_symmetric"),
+        nightly("hold_swapped", "lut_core", "ternary"),
+        nightly("a_load_without_ready", "lut_core", "twos"),
+        nightly("accumulator_not_held", "lut_core", "twos"),
+        nightly("corrections_swapped", "lut_core", "unsigned_symmetric"),
         ("parity_not_cleared", "lut_core", "bipolar"),
-        ("bipolar_even", "mac_core", "bipolar"),
+        nightly("bipolar_even", "mac_core", "bipolar"),
         ("w_load_without_ready", "mac_core", "bipolar"),
         ("hold_swapped", "mac_core", "bipolar"),
     ],
@@ -295,7 +385,7 @@ def test_steps_that_are_wrong_are_refuted(name: str, core: str, spec: str) -> No
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     "broken",
-    [m for m in mutation.mutants() if m.module == mutation.SHELL and m.name not in (
+    [m for m in mutation.mutants() if m.module == entry.SHELL and m.name not in (
         # These are about values, not about when and how often; the arithmetic's proofs are.
         "hold_swapped", "shift_first_pass", "shift_every_step", "first_pass_stays",
         "a_load_without_ready", "w_load_without_ready", "columns_swapped", "rows_swapped",
@@ -419,10 +509,28 @@ def test_reference_packs_and_multiplies_as_the_golden_model(proof: Proof) -> Non
     work = golden.random_operands(spec, rng, job)  # type: ignore[attr-defined]
     if getattr(spec, "quantized", False):
         work = replace(work, extra={"entry_shift": np.array(0)})
-    monitor = fixed(datapath.product_rules(spec, job, catalogue._latency(spec)), spec, work)
-    cycles = datapath.due_cycles(spec, job, catalogue._latency(spec))
+    work = without_planes(spec, work)
+    monitor = fixed(datapath.product_rules(spec, job), spec, work)
+    cycles = datapath.due_cycles(spec, job)
     result = prove.bounded(verilog(spec), monitor, spec.name, cycles=cycles)
     assert result.holds, result.reason
+
+
+def without_planes(spec: GemmSpec, work: GemmWork) -> GemmWork:
+    """The operands with planes zero that the job leaves out."""
+    job = work.job
+
+    def kept(values: np.ndarray, code: str, mask: int | None, bits: int) -> np.ndarray:
+        if mask is None:
+            return values
+        left = values & mask & ((1 << bits) - 1)
+        return left - (left >> (bits - 1) << bits) if code == "twos_complement" else left
+
+    a = kept(work.a, spec.activations.code, job.a_planes, activation_bits(spec, job))
+    z = np.zeros(spec.tile.n, dtype=np.int64) if work.z is None else work.z
+    # A plane of unsigned weights is zero where it is the zero point's.
+    w = kept(work.w ^ z[:, None], spec.weight_encoding, job.w_planes, job.weight_bits)
+    return replace(work, a=a, w=w ^ z[:, None])
 
 
 def fixed(monitor: Monitor, spec: GemmSpec, work: GemmWork) -> Monitor:
@@ -431,11 +539,13 @@ def fixed(monitor: Monitor, spec: GemmSpec, work: GemmWork) -> Monitor:
     job = work.job
     bits = 2 if spec.weight_encoding == "ternary" else job.weight_bits
     values: dict[str, int] = {}
-    for (row, i), a in np.ndenumerate(work.a):
-        values[f"a_{row}_{i}"] = int(a)
-    for (column, i), w in np.ndenumerate(work.w):
-        value = (int(w) + (1 << bits) - 1) // 2 if spec.weight_encoding == "bipolar" else int(w)
-        values[f"w_{column}_{i}"] = value
+    for name, operand, code, width in (
+        ("a", work.a, spec.activations.code, activation_bits(spec, job)),
+        ("w", work.w, spec.weight_encoding, bits),
+    ):
+        for (row, i), number in np.ndenumerate(operand):
+            value = (int(number) + (1 << width) - 1) // 2 if code == "bipolar" else int(number)
+            values[f"{name}_{row}_{i}"] = value
     if work.z is not None:
         values |= {f"q_{column}": int(z) for column, z in enumerate(work.z)}
     if work.c is not None:
@@ -457,9 +567,8 @@ def fixed(monitor: Monitor, spec: GemmSpec, work: GemmWork) -> Monitor:
                     f"!({stream.name}__valid & n_{stream.name} == {index})"
                     f" | {stream.name}__payload == {stream.width}'h{number:x}"
                 )
-    assert sum(name.startswith("beat_i_w") for name in wires) == job.k_steps * passes(
-        spec, job.weight_bits
-    )
+    owed = job.k_steps * spec.job_passes(job)
+    assert sum(name.startswith("beat_i_w") for name in wires) == owed
     for (row, column), value in np.ndenumerate(golden.expected(spec, work)["o"]["o"][0]):
         width = spec.result_bits
         wires[f"want_{row}_{column}"] = (
@@ -490,6 +599,23 @@ def test_steps_say_what_they_cannot_show(data: dict[str, object], words: str) ->
     assert isinstance(spec, GemmSpec)
     with pytest.raises(InputError, match=words):
         steps.step_rules(spec)
+
+
+def test_steps_are_not_shown_of_a_core_whose_digits_are_not_described() -> None:
+    spec = small("bitserial_core", "even").spec
+    assert isinstance(spec, GemmSpec)
+    with pytest.raises(InputError, match="the digits of bitserial_core are not described"):
+        steps.step_rules(spec)
+
+
+def test_wide_masks_get_no_proof_that_would_not_end() -> None:
+    data = {"activations": {"max_bits": 8}, "weights": {"max_bits": 8}}
+    wide = catalogue.proof("bitserial_core", "wide", "streams", data).spec
+    assert catalogue._control_parts(wide) == ("streams", "cones")
+    found = {
+        proof.part for proof in QUICK if (proof.core, proof.name) == ("bitserial_core", "zero")
+    }
+    assert found == {"streams", "cones", "jobs", "cycles"}
 
 
 # The command.

@@ -160,22 +160,33 @@ def random_work(
     work = gemm.random_work(spec, rng, size=size)
     if not spec.skips_planes or rng.integers(2):
         return work
-    job = work.job
-    a = _thinned(spec.activations.code, work.a, gemm.activation_bits(spec, job), rng)
-    w = work.w
-    if spec.weight_encoding != "bipolar":
-        u = weight_planes(spec, work.w, work.z, job.weight_bits)
-        u = u * rng.integers(0, 2, size=job.weight_bits)
+    job, bits = work.job, gemm.activation_bits(spec, work.job)
+    a = int(rng.integers(1 << bits))
+    w = int(rng.integers(1 << job.weight_bits)) if spec.weight_encoding != "bipolar" else None
+    return without_zero_planes(spec, _without(spec, work, a, w))
+
+
+def random_operands(spec: BitserialCoreSpec, rng: np.random.Generator, job: Job) -> GemmWork:
+    """Corner-heavy operands for a given job, zero in the planes that it leaves out."""
+    return _without(spec, gemm.random_operands(spec, rng, job), job.a_planes, job.w_planes)
+
+
+def _without(
+    spec: BitserialCoreSpec, work: GemmWork, a_planes: int | None, w_planes: int | None
+) -> GemmWork:
+    """The same work with the planes made zero that masks leave out; None leaves out none."""
+    a, w = work.a, work.w
+    if a_planes is not None:
+        bits = gemm.activation_bits(spec, work.job)
+        kept = activation_planes(spec, a, bits) & gemm.planes(a_planes, bits)
+        a = _value(spec.activations.code, kept)
+    if w_planes is not None and spec.weight_encoding != "bipolar":
+        bits = work.job.weight_bits
+        kept = weight_planes(spec, w, work.z, bits) & gemm.planes(w_planes, bits)
         if work.z is not None:
-            u = u ^ gemm.planes(work.z, job.weight_bits)[:, None]
-        w = _value(spec.weight_encoding, u)
-    return without_zero_planes(spec, replace(work, a=a, w=w))
-
-
-def _thinned(code: gemm.Encoding, a: np.ndarray, bits: int, rng: np.random.Generator) -> np.ndarray:
-    """The same numbers with some planes made zero."""
-    planes = gemm.planes(gemm.weight_codes(code, a, bits), bits)
-    return _value(code, planes * rng.integers(0, 2, size=bits))
+            kept = kept ^ gemm.planes(work.z, bits)[:, None]
+        w = _value(spec.weight_encoding, kept)
+    return replace(work, a=a, w=w)
 
 
 def _value(code: gemm.Encoding, planes: np.ndarray) -> np.ndarray:
@@ -185,11 +196,6 @@ def _value(code: gemm.Encoding, planes: np.ndarray) -> np.ndarray:
     if code == "twos_complement":
         weight[-1] = -weight[-1]
     return (planes * weight).sum(axis=-1)
-
-
-def random_operands(spec: BitserialCoreSpec, rng: np.random.Generator, job: Job) -> GemmWork:
-    """Corner-heavy operands for a given job."""
-    return gemm.random_operands(spec, rng, job)
 
 
 def explain(

@@ -406,7 +406,7 @@ def weight_codes(encoding: Encoding, w: np.ndarray, bits: int) -> np.ndarray:
     return w & ((1 << bits) - 1)
 
 
-def planes(codes: np.ndarray, count: int) -> np.ndarray:
+def planes(codes: np.ndarray | int, count: int) -> np.ndarray:
     """Bits of codes, least significant first: ``(..., count)`` of 0 and 1."""
     return (np.asarray(codes, dtype=np.int64)[..., None] >> np.arange(count)) & 1
 

@@ -88,7 +88,8 @@ def test_the_sum_of_planes_never_rises_and_each_pair_comes_once() -> None:
         order = golden.plane_pairs(spec, job)
         pairs = [pair for pair in order if pair is not None]
         wanted = {(i, j) for i in range(8) for j in range(8) if a >> i & 1 and w >> j & 1}
-        assert len(pairs) == len(wanted) and set(pairs) == wanted
+        assert len(pairs) == len(wanted)
+        assert set(pairs) == wanted
         sums = [i + j for i, j in pairs]
         assert sums == sorted(sums, reverse=True)
         # Every sum down to zero has its turn, with pairs or without.

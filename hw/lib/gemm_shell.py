@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from amaranth.hdl import (
     Cat,
     ClockSignal,
-    Const,
     Instance,
     Module,
     ResetSignal,
@@ -24,7 +23,9 @@ from amaranth.hdl import (
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.block import Design
 from hw.gemm import GemmSpec
+from hw.lib.heap import LIBRARY
 from hw.lib.passes import Sequencer
 from hw.streams import Stream
 
@@ -315,8 +316,26 @@ class GemmShell(wiring.Component):
         return value
 
 
-def constant(value: int, width: int) -> Const:
-    """A non-negative constant of a width that is checked."""
-    if not 0 <= value < 1 << width:
-        raise ValueError(f"{value} does not fit {width} bits")
-    return Const(value, width)
+def design(
+    spec: GemmSpec,
+    streams: tuple[Stream, ...],
+    *,
+    sequencer: Sequencer,
+    shared: Shared,
+    front: wiring.Component,
+    column: wiring.Component,
+) -> Design:
+    """A core of the shell and its two parts."""
+    pipeline = spec.pipeline
+    return Design(
+        top=GemmShell(
+            spec,
+            streams,
+            sequencer=sequencer,
+            shared=shared,
+            front=pipeline.front,
+            cuts=pipeline.heap,
+        ),
+        parts={f"{spec.name}_front": front, f"{spec.name}_column": column},
+        library=LIBRARY,
+    )

@@ -21,8 +21,8 @@ from hw.blocks.bitserial_core.spec import BitserialCoreSpec
 from hw.lib import column
 from hw.lib.accumulator import offset, window
 from hw.lib.cuts import Cuts
-from hw.lib.gemm_shell import GemmShell, Shared
-from hw.lib.heap import LIBRARY, Bit, Heap
+from hw.lib.gemm_shell import Shared, design
+from hw.lib.heap import Bit, Heap
 
 # Estimated delays in full adders: a product behind the registers, an exclusive or.
 SELECT = 1.5
@@ -168,16 +168,11 @@ class Column(column.Column):
 
 def build(spec: BitserialCoreSpec) -> Design:
     """The design of a specification."""
-    shell = GemmShell(
+    return design(
         spec,
         golden.streams(spec),
         sequencer=PlanePairs(spec),
         shared=Plan(spec).shared,
-        front=spec.pipeline.front,
-        cuts=spec.pipeline.heap,
-    )
-    return Design(
-        top=shell,
-        parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
-        library=LIBRARY,
+        front=Front(spec),
+        column=Column(spec),
     )

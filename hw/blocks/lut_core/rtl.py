@@ -16,8 +16,8 @@ from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.lib import column
 from hw.lib.accumulator import offset, window
 from hw.lib.cuts import Cuts
-from hw.lib.gemm_shell import GemmShell
-from hw.lib.heap import LIBRARY, Bit, Heap
+from hw.lib.gemm_shell import design
+from hw.lib.heap import Bit, Heap
 from hw.lib.passes import PlanePasses
 
 # Estimated delays in full adders: a looked-up term behind the registers, an exclusive or.
@@ -223,17 +223,11 @@ def sequencer(spec: LutCoreSpec) -> PlanePasses:
 
 def build(spec: LutCoreSpec) -> Design:
     """The design of a specification."""
-    plan = Plan(spec)
-    shell = GemmShell(
+    return design(
         spec,
         golden.streams(spec),
         sequencer=sequencer(spec),
-        shared=plan.shared,
-        front=spec.pipeline.front,
-        cuts=spec.pipeline.heap,
-    )
-    return Design(
-        top=shell,
-        parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
-        library=LIBRARY,
+        shared=Plan(spec).shared,
+        front=Front(spec),
+        column=Column(spec),
     )

@@ -19,8 +19,8 @@ from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.lib import booth, column
 from hw.lib.accumulator import offset, window
 from hw.lib.cuts import Cuts
-from hw.lib.gemm_shell import GemmShell, Shared, field_slice
-from hw.lib.heap import LIBRARY, Bit, Heap
+from hw.lib.gemm_shell import Shared, design, field_slice
+from hw.lib.heap import Bit, Heap
 from hw.lib.passes import PlanePasses
 
 # Estimated delay of a partial product behind the registers, in full adders.
@@ -201,16 +201,11 @@ class Column(column.Column):
 
 def build(spec: MacCoreSpec) -> Design:
     """The design of a specification."""
-    shell = GemmShell(
+    return design(
         spec,
         golden.streams(spec),
         sequencer=PlanePasses(spec),
         shared=Plan(spec).shared,
-        front=spec.pipeline.front,
-        cuts=spec.pipeline.heap,
-    )
-    return Design(
-        top=shell,
-        parts={f"{spec.name}_front": Front(spec), f"{spec.name}_column": Column(spec)},
-        library=LIBRARY,
+        front=Front(spec),
+        column=Column(spec),
     )

@@ -109,7 +109,8 @@ def _rebuild_one(bench: Workbench, name: str, rootnet: int, node: int) -> bool:
             gate = module.gates[gate_name]
             pending.append(gate.pins[library.cells[gate.kind].outputs[0].name])
     ports = {net for way, port in module.ports.values() if way == "output" for net in port}
-    if not inside or any(net in ports for net in nets[1:]):
+    # What the top's ports hang on moves with them; another module's ports keep their nets.
+    if not inside or (name != bench.top and any(net in ports for net in nets[1:])):
         return False
     members = set(inside)
     leaves = [

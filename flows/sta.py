@@ -36,6 +36,10 @@ class Boundary:
     output_load: float | None = None
     wire_cap: float = 0.0
 
+    def port_load(self, tables: Tables) -> float:
+        """fF on an output port."""
+        return tables.inverter_load if self.output_load is None else self.output_load
+
 
 class Tables:
     """All tables of a library as padded arrays, and the arcs by number."""
@@ -256,9 +260,8 @@ def analyse(flat: Flat, tables: Tables, boundary: Boundary | None = None) -> Tim
     """
     boundary = boundary or Boundary()
     edge_slew = tables.inverter_slew if boundary.input_slew is None else boundary.input_slew
-    port_load = tables.inverter_load if boundary.output_load is None else boundary.output_load
     load = flat.load + boundary.wire_cap * flat.sinks
-    np.add.at(load, flat.outputs, port_load)
+    np.add.at(load, flat.outputs, boundary.port_load(tables))
     limit = np.full(flat.nets, np.inf)
     limit[flat.drive_net] = flat.drive_limit
     driver = np.full(flat.nets, -1)

@@ -255,7 +255,9 @@ class Workbench:
 def move(owner: Module, sinks: Sequence[tuple[str, str, int]], net: int) -> None:
     """Connect sinks, as :func:`sinks` names them, to another net."""
     for name, pin, at in sinks:
-        if at < 0:
+        if not name:
+            owner.ports[pin][1][at] = net
+        elif at < 0:
             owner.gates[name].pins[pin] = net
         else:
             next(i for i in owner.instances if i.name == name).nets[pin][at] = net
@@ -268,13 +270,18 @@ def _two_input(cell: Cell, first: int, second: int, output: int) -> Gate:
 
 
 Sink = tuple[float, tuple[str, str, int]]
-"""fF, and the place: (gate, pin, −1) or (instance, port, bit)."""
+"""fF, and the place: (gate, pin, −1), (instance, port, bit) or, of the top, ("", port, bit)."""
 
 
 def sinks(bench: Workbench, module: Module, net: int) -> list[Sink]:
-    """Every sink of a net in a module."""
+    """Every sink of a net in a module; output ports are sinks of the top alone."""
     cells, wire = bench.library.cells, bench.boundary.wire_cap
     found: list[Sink] = []
+    if module.name == bench.top:
+        for port, (way, nets) in module.ports.items():
+            if way == "output":
+                weight = bench.boundary.port_load(bench.tables)
+                found += [(weight, ("", port, bit)) for bit, at in enumerate(nets) if at == net]
     for name, gate in module.gates.items():
         if net in gate.pins.values():
             pins = cells[gate.kind].pins

@@ -158,7 +158,7 @@ MUTANTS: tuple[Entry, ...] = (
      "before.eq(running & (~first_step).replicate(rows))", "before.eq(running)"),
     ("parity_early", SHELL, _on_lut("bipolar"), "the parity overtakes the sum in a stall",
      "register = Signal(rows, name=f\"parity_{i}\")\n            with m.If(move[i]):",
-     "register = Signal(rows, name=f\"parity_{i}\")\n            with m.If(Const(1)):"),
+     "register = Signal(rows, name=f\"parity_{i}\")\n            with m.If(1):"),
     ("parity_of_other_row", LUT, _on_lut("bipolar"), "every row has the first one's carry",
      "heap.add(self.carry[row],", "heap.add(self.carry[0],"),
     ("half_rounded_up", PLAN, _on_lut("bipolar"), "half the sum is rounded up",

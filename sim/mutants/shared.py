@@ -44,7 +44,7 @@ CONTROL: tuple[Entry, ...] = (
     ("job_ready_early", SHELL, ALL, "a job is taken while another runs",
      _JOB_READY, "self.i_job.ready.eq(1)"),
     ("job_never_ends", SHELL, ALL, "a finished job stays active",
-     "with m.If(finish):", "with m.If(Const(0)):"),
+     "with m.If(finish):", "with m.If(0):"),
     ("a_accept_while_full", SHELL, ALL, "activations are taken into a full register",
      _A_READY, "operand.ready.eq(1)"),
     ("a_ready_late", SHELL, ALL, "a bubble between steps of activations",
@@ -92,7 +92,7 @@ CONTROL: tuple[Entry, ...] = (
      "valid[i + 1].eq(move[i] | valid[i + 1])"),
     ("control_not_held", SHELL, ALL, "a stalled step takes on the next one's control",
      "with m.If(move[i]):\n                m.d.sync += [staged",
-     "with m.If(Const(1)):\n                m.d.sync += [staged"),
+     "with m.If(1):\n                m.d.sync += [staged"),
     ("hold_swapped", PASSES, BOTH, "hold and clear are swapped",
      "hold=~first_step,", "hold=first_step,"),
     ("shift_first_pass", PASSES, LUT_ONLY, "the sum is doubled in the first pass",
@@ -110,7 +110,7 @@ CONTROL: tuple[Entry, ...] = (
     ("addend_always", SHELL, ALL, "jobs without an addend take one",
      _ADDEND_FLAG, '"addend": first_step & last_pass'),
     ("addend_never", SHELL, ALL, "no addend is ever taken",
-     _ADDEND_FLAG, '"addend": Const(0)'),
+     _ADDEND_FLAG, '"addend": 0'),
     ("addend_lost_in_stall", SHELL, ALL, "the addend is accepted while its step stalls",
      _C_READY, 'self.i_c.ready.eq(valid[cuts] & final["addend"])'),
     ("addend_ready_always", SHELL, ALL, "i_c is ready in steps that take none",
@@ -144,7 +144,7 @@ CONTROL: tuple[Entry, ...] = (
     ("addend_transposed", SHELL, ALL, "the addend is read transposed",
      "addend.word_select(row * tile.n + n,", "addend.word_select(n * tile.m + row,"),
     ("cut_enable_stuck", SHELL, ALL, "the heap's registers load in every cycle",
-     'slices["i_cut_en"] = Cat(*move[:cuts])', 'slices["i_cut_en"] = Const((1 << cuts) - 1, cuts)'),
+     'slices["i_cut_en"] = Cat(*move[:cuts])', 'slices["i_cut_en"] = Cat(*([1] * cuts))'),
 )  # fmt: skip
 
 # A step that survives a reset without what the accumulators are to do with it gives no result and

@@ -13,8 +13,9 @@ from hw.spec import BlockSpec
 from rtl_gen.errors import ToolError
 from sim import source, stimulus
 from sim.harness import model as harness
+from sim.harness.beats import Run
 from sim.harness.compile import RUN_SHORT
-from sim.harness.model import Model, Run, load
+from sim.harness.model import Model, load
 from sim.stalls import Stall, Stalls
 from sim.stimulus import Failure, Scenario, Stimulus
 

@@ -18,7 +18,7 @@ from hw import gemm
 from hw.block import block
 from hw.gemm import GemmSpec, GemmWork, Job
 from sim import source
-from sim.harness.model import Packed, Run
+from sim.harness.beats import Packed, Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from hw.block import block
 from hw.gemm import GemmSpec, Job
 from hw.spec import BlockSpec
 from sim import gemm, source, stalls
-from sim.harness.model import Packed, pack
+from sim.harness.beats import Packed, pack
 from sim.stalls import Stalls
 
 

@@ -162,6 +162,7 @@ void {name}_group({module}* const* at, Vmodel__Syms* const __restrict vlSymsp) {
     using CData = lanes::Stored<0xffu>;
     using SData = lanes::Stored<0xffffu>;
     using IData = lanes::Lanes;
+    using QData = lanes::Quads;
     {name}_members vlSelfRef;
 {gathers}{body}
 {scatters}}}

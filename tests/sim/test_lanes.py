@@ -94,6 +94,13 @@ CORES = {
         "table": {"group": 2},
     },
     "mac_core": {"weights": {"encoding": "twos_complement", "bits": 5}},
+    # Weights and results of more than 32 bits.
+    "bitserial_core": {
+        "tile": {"m": 2, "n": lanes.LANES + 2, "k": 41},
+        "activations": {"max_bits": 3},
+        "weights": {"encoding": "unsigned", "max_bits": 2},
+        "max_k": 410,
+    },
 }
 
 

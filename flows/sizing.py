@@ -133,7 +133,8 @@ def _plan_buffers(bench: Workbench, load: float) -> tuple[float, Cell | None]:
 def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load: float) -> None:
     """Put a net's sinks behind buffers of one kind, each within its largest capacitance.
 
-    If most of the load lies above the driver's module, the buffers go there.
+    If most of the load lies above the driver's module, the buffers go there; if one module below
+    has more than a buffer can drive on a port, they go in there first.
     """
     module = bench.modules[name]
     sinks = workbench.sinks(bench, module, net)
@@ -157,9 +158,16 @@ def _split(bench: Workbench, path: str, name: str, net: int, buffer: Cell, load:
         return
     if not sinks and not outward:
         return
+    fit = buffer.limit * _LOAD_SHARE
+    for weight, (holder, port, at) in sinks:
+        if holder and at >= 0 and weight > fit:
+            # One port of a module below is too much by itself: buffers go in there.
+            below = next(i.module for i in module.instances if i.name == holder)
+            inner = bench.modules[below].ports[port][1][at]
+            _split(bench, f"{path}/{holder}".lstrip("/"), below, inner, buffer, weight)
+            return
     module = bench.edit(name)
     groups: list[tuple[float, list[tuple[str, str, int]]]] = []
-    fit = buffer.limit * _LOAD_SHARE
     total = local
     count = max(1, math.ceil(total / fit))
     for weight, sink in sorted(workbench.sinks(bench, module, net), key=lambda item: -item[0]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows import Technology, fanout, netlist, sizing, sta
-from flows.netlist import Gate, Module
+from flows.netlist import Gate, Instance, Module
 from flows.sta import Boundary, Tables
 from flows.workbench import CLONE, LATE, Workbench
 
@@ -116,6 +116,36 @@ def test_a_net_of_many_output_ports_is_divided() -> None:
     assert bench.timing.delay < slow
     hang_on(bench, 3, bench.modules["top"].ports["y"][1])
     assert given.ports["y"] == ("output", [3] * 900)
+
+
+def test_loads_below_a_port_are_divided_below() -> None:
+    below = Module(
+        "below",
+        {"i": ("input", [2]), "o": ("output", list(range(3, 903)))},
+        {f"s{k}": Gate("BUF_X1", {"A": 2, "Y": 3 + k}) for k in range(900)},
+        [],
+        903,
+    )
+    top = Module(
+        "top",
+        {"a": ("input", [2]), "y": ("output", list(range(4, 904)))},
+        {"d": Gate("INV_X1", {"A": 2, "Y": 3})},
+        [Instance("c", "below", {"i": [3], "o": list(range(4, 904))})],
+        904,
+    )
+    bench = Workbench({"top": top, "below": below}, "top", TABLES, Boundary(output_load=2.0))
+    assert len(bench.measure().overloaded)
+    sizing.repair_loads(bench)
+    assert not len(bench.timing.overloaded)
+    added = sizing.added_buffers(bench)
+    assert 1 < added["below"] < 200
+    gates = bench.modules["below"].gates
+    drivers = {gate.pins["Y"]: gate.pins["A"] for gate in gates.values()}
+    for k in range(900):
+        net = gates[f"s{k}"].pins["A"]
+        while net in drivers:
+            net = drivers[net]
+        assert net == 2
 
 
 def test_a_late_tree_is_built_anew_and_a_useless_one_is_left() -> None:

@@ -33,7 +33,7 @@ class Core:
         activation_bits: width of an activation.
         encoding: of the weights.
         zero_point: whether every column has an integer zero point.
-        max_weight_bits: widest weight; of ternary weights the only width.
+        min_weight_bits, max_weight_bits: weights' widths that a job can have.
         max_k_steps: K steps that a job may have.
         latency: cycles of a run besides those of its jobs.
         job_cycles: per weight width from 1 on, cycles ``(of a job, of each of its K steps)``.
@@ -54,6 +54,7 @@ class Core:
     activation_bits: int
     encoding: str
     zero_point: bool
+    min_weight_bits: int
     max_weight_bits: int
     max_k_steps: int
     latency: int
@@ -70,8 +71,7 @@ class Core:
     @property
     def widths(self) -> range:
         """Weight widths that a job can have."""
-        least = self.max_weight_bits if self.ternary else 1
-        return range(least, self.max_weight_bits + 1)
+        return range(self.min_weight_bits, self.max_weight_bits + 1)
 
     def peak_macs(self, bits: int) -> float:
         """MACs per cycle of a job without end, weights of this width."""
@@ -125,9 +125,10 @@ def core_of(spec: GemmSpec) -> Core:
         m=spec.tile.m,
         n=spec.tile.n,
         k=spec.tile.k,
-        activation_bits=spec.activations.widest,
+        activation_bits=spec.activation_width,
         encoding=spec.weight_encoding,
         zero_point=spec.zero_point,
+        min_weight_bits=spec.weight_widths[0],
         max_weight_bits=spec.max_weight_bits,
         max_k_steps=spec.max_k_steps,
         latency=int(timing.latency(spec)),

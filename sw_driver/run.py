@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hw.block import block
-from hw.gemm import GemmSpec
+from hw.integers import IntegerGemmSpec
 from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
@@ -153,7 +153,7 @@ class LayerRunner:
         group: elements of K that share a scale.
     """
 
-    def __init__(self, spec: GemmSpec, model: Model, *, group: int):
+    def __init__(self, spec: IntegerGemmSpec, model: Model, *, group: int):
         self.spec, self.model, self.group = spec, model, group
         self.core = core_of(spec)
 
@@ -180,29 +180,29 @@ class LayerRunner:
         started = time.perf_counter()
         run = self.model.run(_joined(plans), {"o": sum(plan.jobs for plan in plans)})
         seconds = time.perf_counter() - started
-        tiles = run.outputs["o"]["o"]
+        tiles = run.outputs["o"]
 
         output = np.zeros((len(x), len(w)), dtype=np.float32)
         mismatches, first, results, position = 0, None, 0, 0
         for g, plan in enumerate(plans):
-            part = tiles[position : position + plan.jobs]
+            part = {name: beats[position : position + plan.jobs] for name, beats in tiles.items()}
             position += plan.jobs
             wanted = plan.expected()
-            wrong = part != wanted
-            o = plan.assemble(part)
+            wrong = part["o"] != wanted["o"]
+            o = plan.assemble(part)["o"]
             columns = weights.columns(g)
             if not self._rounds:
                 plain = _product(codes[:, columns], operand, columns, g)
                 # The reference too is held against the plain product, without its tiles.
-                if not np.array_equal(plan.assemble(wanted), plain):
+                if not np.array_equal(plan.assemble(wanted)["o"], plain):
                     raise AssertionError(f"{name}: the reference differs from the integer product")
-            results += part.size
+            results += wrong.size
             if wrong.any():
                 mismatches += int(wrong.sum())
                 job, m, n = (int(index) for index in np.argwhere(wrong)[0])
                 first = first or (
-                    f"group {g}, job {job}, element ({m}, {n}): got {part[job, m, n]}, "
-                    f"expected {wanted[job, m, n]}"
+                    f"group {g}, job {job}, element ({m}, {n}): got {part['o'][job, m, n]}, "
+                    f"expected {wanted['o'][job, m, n]}"
                 )
             exact = operand.factor * o
             if operand.offset:
@@ -218,7 +218,7 @@ class LayerRunner:
             scheme=scheme,
             shape=(len(x), w.shape[0], w.shape[1]),
             groups=weights.groups,
-            jobs=len(tiles),
+            jobs=position,
             cycles=run.cycles,
             predicted=self._predicted(plans),
             mapped=self._mapped(len(x), w.shape[0], w.shape[1], bits),
@@ -300,14 +300,14 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def check_request(
     spec: object, layers: int, layer: int, weight_bits: Sequence[int], group: int
-) -> GemmSpec:
+) -> IntegerGemmSpec:
     """The specification, if it can run what is asked for.
 
     Raises:
         InputError: with every problem.
     """
     name = getattr(spec, "name", "specification")
-    if not isinstance(spec, GemmSpec):
+    if not isinstance(spec, IntegerGemmSpec):
         kind = getattr(spec, "block", None)
         raise InputError(f"{name}: block: must be a GEMM core to run a layer, got {kind!r}")
     core = core_of(spec)
@@ -360,7 +360,7 @@ def run_layer(
     """
     bert = model if isinstance(model, Bert) else Bert(model)
     core_bits = list(weight_bits or ())
-    if not core_bits and isinstance(spec, GemmSpec):
+    if not core_bits and isinstance(spec, IntegerGemmSpec):
         widths = core_of(spec).widths
         core_bits = [bits for bits in (1, 2, 4) if bits in widths] or [widths[-1]]
     checked = check_request(spec, bert.architecture.layers, layer, core_bits, group)
@@ -389,7 +389,7 @@ def run_layer(
 
 
 def _report(
-    spec: GemmSpec,
+    spec: IntegerGemmSpec,
     bert: Bert,
     layer: int,
     group: int,

@@ -145,7 +145,7 @@ def test_every_encoding_runs(name: str) -> None:
     ],
 )
 def test_operand_keeps_the_product(scheme: Scheme, encoding: str, bits: int) -> None:
-    from hw.gemm import weight_range
+    from hw.integers import weight_range
 
     rng = np.random.default_rng(bits)
     weights = SCHEMES[scheme](rng.normal(size=(7, 48)).astype(np.float32), bits, 48)

@@ -71,7 +71,9 @@ def _blocks(spec: MxCoreSpec, work: GemmWork) -> np.ndarray:
                     * np.where(np.isnan(values[-2:]), np.nan, 1.0).prod()
                 )
             continue
-        total = sum(Fraction(x) * Fraction(y) for x, y in zip(a[m, lanes], w[n, lanes], strict=True))
+        total = sum(
+            Fraction(x) * Fraction(y) for x, y in zip(a[m, lanes], w[n, lanes], strict=True)
+        )
         found[step, m, n] = total * Fraction(values[-2]) * Fraction(values[-1])
     return found
 

@@ -180,12 +180,8 @@ class Front(wiring.Component):
         scales = field_slice(self.stream, held, "a_scale")
         values: dict[str, list[Value]] = {name: [] for name in self.plan.shared.outputs}
         for row in range(spec.tile.m):
-            lanes = [
-                codes.word_select(row * k + lane, spec.a_elements.width) for lane in range(k)
-            ]
-            scale = Scale(
-                m, f"scale_{row}", spec.scale, scales.word_select(row, spec.scale.width)
-            )
+            lanes = [codes.word_select(row * k + lane, spec.a_elements.width) for lane in range(k)]
+            scale = Scale(m, f"scale_{row}", spec.scale, scales.word_select(row, spec.scale.width))
             nan = [scale.nan]
             if self.plan.tables:
                 self._tables(m, row, lanes, values)

@@ -200,7 +200,11 @@ def _kinds(elements: Elements, codes: np.ndarray) -> dict[str, np.ndarray]:
     parts = elements.form.fields(codes)
     zero = elements.form.decode(codes) == 0
     some = ~zero & ~nan
-    return {"zero": zero, "positive": some & (parts.sign == 0), "negative": some & (parts.sign == 1)}
+    return {
+        "zero": zero,
+        "positive": some & (parts.sign == 0),
+        "negative": some & (parts.sign == 1),
+    }
 
 
 def gemm_result(spec: MxCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:

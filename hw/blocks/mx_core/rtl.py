@@ -122,8 +122,12 @@ class Column(wiring.Component):
         nan = [self._scale.nan]
         if plan.tables:
             self._selects = [
-                [self._lines(m, f"select_{plane}_{pair[0]}", [codes[lane][plane] for lane in pair])
-                 for pair in plan.pairs()]
+                [
+                    self._lines(
+                        m, f"select_{plane}_{pair[0]}", [codes[lane][plane] for lane in pair]
+                    )
+                    for pair in plan.pairs()
+                ]
                 for plane in range(bits)
             ]
         else:

@@ -18,7 +18,7 @@ from hw.block import Design
 from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.front import Decoded, Front, Plan, Scale, moved_up, product
 from hw.blocks.mx_core.spec import MxCoreSpec
-from hw.lib.cuts import Cuts, moments
+from hw.lib.cuts import Cuts
 from hw.lib.float_accumulator import NO, Term, accumulate
 from hw.lib.gemm_shell import design
 from hw.lib.heap import Bit, Heap
@@ -27,6 +27,8 @@ from hw.lib.passes import PlanePasses
 # Estimated delays in full adders: a looked-up term behind the registers, a product of one digit,
 # every further digit, a move, an exclusive or, an AND with a factor.
 SELECT, DIGIT_TIME, MORE, MOVE, XOR, FACTOR = 3.0, 3.5, 2.0, 1.2, 0.6, 0.5
+EARLY = {"running": 4.0, "fixed": 4.0, "fp32": 6.0}
+"""How long before a block's sum is there the last register can come, by the accumulator behind."""
 
 
 class Column(wiring.Component):
@@ -75,8 +77,12 @@ class Column(wiring.Component):
             self._prepare(scratch, w, w_scale)
             trial = self._value(scratch, Cuts(scratch), 0)
             Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            resolved = max(bit.time for bit in trial)
-            when = moments(pipeline.heap, resolved, len(trial), pipeline.placement)
+            # Few bits more cross a cut before the carries have all rippled through, and what comes
+            # behind it has that time to spare.
+            last = max(bit.time for bit in trial)
+            if pipeline.placement == "speed":
+                last = max(last - EARLY[spec.sums.kind], last / 2)
+            when = tuple(last * (index + 1) / pipeline.heap for index in range(pipeline.heap))
             cuts = Cuts(m, when, self.cut_en[: pipeline.heap])
         self._prepare(m, w, w_scale)
         results: list[dict[str, Value]] = []

@@ -7,7 +7,7 @@ from sim.mutants.entry import PASSES, SHELL, Entry, Specs, shape
 MX, FRONT = "hw.blocks.mx_core.rtl", "hw.blocks.mx_core.front"
 FLOATING = "hw.lib.float_accumulator"
 
-CONTROL = "rounded"
+CONTROL = "tables"
 
 
 def _bfp(block: int, mantissa: int, exponent: int) -> dict[str, object]:
@@ -119,7 +119,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("pair_unsigned", FRONT, _on("tables"), "the sum of a pair loses its sign",
      "lanes[pair[0]].as_signed() + lanes[pair[1]].as_signed()",
      "lanes[pair[0]] + lanes[pair[1]]"),
-    ("lines_swapped", MX, _on("tables"), "the weights of a pair are swapped",
+    ("lane_order", MX, _on("tables"), "the weights of a pair are swapped",
      "low, high = bits\n", "high, low = bits\n"),
     ("lines_overlap", MX, _on("tables"), "one is looked up where both are",
      "(low & ~high, ~low & high, low & high)", "(low, ~low & high, low & high)"),
@@ -244,7 +244,8 @@ MUTANTS: tuple[Entry, ...] = (
     ("factor_uncut", MX, _on("nv"), "the scales' product goes past the heap's registers",
      "cuts.to(bit, 0, other.stage)", "bit"),
     ("powers_of_a", MX, _on("powers"), "the activation's exponent is left out",
-     "total = total + self.a_power", "total = total + 0 * self.a_power"),
+     "total: Value = self.a_power.word_select(place, plan.power_bits)",
+     "total: Value = Const(0, 1)"),
     ("product_digit", FRONT, _on("powers"), "digits are worth twice the last one",
      "heap.add(term, lsb=2 * index)", "heap.add(term, lsb=index)"),
     ("triple_wrong", FRONT, _on("powers"), "three times an activation is five times it",
@@ -256,8 +257,12 @@ MUTANTS: tuple[Entry, ...] = (
     ("sign_of_w", MX, _on("powers"), "the weights' signs are ignored",
      "sign.eq(self.a_sign[place] ^ weight.sign)", "sign.eq(self.a_sign[place])"),
     ("sign_count", MX, _on("powers"), "negative products are off by one",
-     "heap.add_bit(bit.value, column, time=bit.time, stage=bit.stage)\n            top",
+     "heap.add_bit(bit.value, column, time=bit.time, stage=bit.stage)\n                top",
      "top"),
+    ("digit_of_product", MX, _on("powers"), "products lie a digit too low",
+     "Cat(Const(0, COARSE * digit), line", "Cat(Const(0, COARSE * digit // 2), line"),
+    ("digit_of_sign", MX, _on("powers"), "signs are counted at every digit",
+     "counts[digit].add_bit(line & sign,", "counts[digit].add_bit(sign,"),
     ("sign_top", MX, _on("powers"), "negative products miss their upper half",
      "heap.add_bit(~bit.value, top,", "heap.add_bit(Const(1, 1), top,"),
     ("element_nan", MX, _on("powers"), "NaN elements are overlooked",

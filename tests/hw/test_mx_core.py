@@ -295,6 +295,6 @@ def test_operands_are_checked() -> None:
             spec,
             GemmWork(job=work.job, a=work.a, w=work.w, extra={"a_scale": work.extra["a_scale"]}),
         )
+    job = Job(k_steps=1, weight_bits=3)
     with pytest.raises(ValueError, match="weight_bits: must be 4"):
-        job = Job(k_steps=1, weight_bits=3)
         golden.beats(spec, GemmWork(job=job, a=work.a, w=work.w, extra=work.extra))

@@ -12,9 +12,9 @@ from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.spec import Elements, MxCoreSpec
 from hw.formats import FloatFormat
 from hw.lib import floats
+from hw.lib.cuts import Cuts
 from hw.lib.gemm_shell import Shared, field_slice
 from hw.lib.heap import Heap
-from hw.lib.cuts import Cuts
 
 MOST_MOVED = 2
 """Activations whose significands move by no more than this come to the columns as integers."""

@@ -124,7 +124,9 @@ class Sums:
     @property
     def tail(self) -> int:
         """Registers that a result passes behind the accumulator."""
-        return 1 if self.fp32 else 0
+        if not self.fp32:
+            return 0
+        return 1 if self.kind == "fp32" else 2
 
     @property
     def width(self) -> int:

@@ -22,7 +22,7 @@ negated powers of two alone, which need no rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
@@ -73,8 +73,8 @@ def accumulate(
         enable: a step is accumulated, ``sums.ahead`` registers after its term came.
         hold: keep the sum, else begin at 0; comes with ``enable``.
         ahead: a value behind the register that terms pass (``sums.ahead`` is 1).
-        tail: enable of the registers behind the accumulator (``sums.tail`` is 1): takes the result
-            that has become final with the last ``enable``.
+        tail: enables of the ``sums.tail`` registers behind the accumulator, one behind the other:
+            the first takes the result that has become final with the last ``enable``.
     """
     if len(term.value) != sums.terms.bits or len(term.code) != sums.terms.code_bits:
         raise ValueError(
@@ -120,11 +120,11 @@ class _Kind:
         with self.m.If(self.enable):
             self.m.d.sync += register.eq(value)
 
-    def taken(self, value: Value, name: str) -> Value:
-        """A value behind the last register."""
+    def taken(self, value: Value, name: str, index: int = 0) -> Value:
+        """A value behind a register of the tail."""
         register = Signal(len(value), name=f"{self.name}_{name}", reset_less=True)
         assert self.tail is not None  # noqa: S101  (sums.tail)
-        with self.m.If(self.tail):
+        with self.m.If(self.tail[index]):
             self.m.d.sync += register.eq(value)
         return register
 
@@ -260,7 +260,7 @@ class _Running(_Kind):
         return {"o": self._rounded(significand, exponent, flags)}
 
     def _rounded(self, value: Value, exponent: Value, flags: Mapping[str, Value]) -> Value:
-        """Rounded once to FP32, behind a register."""
+        """Rounded once to FP32: brought to its leading one; behind a register cut and packed."""
         sums = self.sums
         sign = value[-1]
         magnitude = self.signal(
@@ -273,26 +273,39 @@ class _Running(_Kind):
         )
         self.m.d.comb += weight_of_0.eq(weight + sums.first_bit)
         found = self.flagged(flags)
-        nan = found.get("nan", NO)
-        pinf, ninf = found.get("pinf", NO), found.get("ninf", NO)
-        code = floats.round_to(
+        name = f"{self.name}_fp32"
+        whole = floats.normalise(self.m, f"{name}_norm", magnitude, weight_of_0, low=sums.first_bit)
+        # FP32's bits and one to round by; what is below matters to the sticky bit alone.
+        cut = max(sums.width - FP32.mantissa_bits - 2, 0)
+        exponent_above = Signal(whole.exponent.shape(), name=f"{name}_above")
+        self.m.d.comb += exponent_above.eq(whole.exponent)
+        moved = replace(
+            whole,
+            magnitude=whole.magnitude[cut:],
+            exponent=exponent_above,
+            sticky=self.signal(1, "below_cut", whole.magnitude[:cut].any()) if cut else NO,
+        )
+        held = moved.through(lambda field, value: self._first(value, field))
+        flags_held = {key: self._first(value, key) for key, value in found.items()}
+        nan = flags_held.get("nan", NO)
+        pinf, ninf = flags_held.get("pinf", NO), flags_held.get("ninf", NO)
+        held = replace(held, exponent=held.exponent.as_signed() + cut)
+        code = floats.pack(
             self.m,
-            f"{self.name}_fp32",
+            f"{name}_pack",
             FP32,
-            sign=(sign & ~pinf & ~nan & magnitude.any()) | ninf,
-            magnitude=magnitude,
-            exponent=weight_of_0,
+            floats.place(self.m, f"{name}_place", FP32, held),
+            sign=(self._first(sign, "sign") & ~pinf) | ninf,
             nan=nan,
             inf=pinf | ninf,
-            low=sums.first_bit,
         )
-        return self.taken(_positive_zero(self, code), "o")
+        # NaN and 0 have no sign.
+        some = self.signal(1, "signed", (code[:-1].any()) & ~nan)
+        return self.taken(Cat(code[:-1], code[-1] & some), "o", 1)
 
-
-def _positive_zero(kind: _Kind, code: Value) -> Value:
-    """A code of FP32 with 0 for −0."""
-    some = kind.signal(1, "some", code[:-1].any())
-    return Cat(code[:-1], code[-1] & some)
+    def _first(self, value: Value, name: str) -> Value:
+        """A value behind the first register of the tail."""
+        return self.taken(value, f"first_{name}")
 
 
 class _Fixed(_Kind):
@@ -371,7 +384,9 @@ class _Fp32(_Kind):
         place = self.state(bits, "p")
         at_least = self.signal(1, "at_least", equals(place, self.least))
 
-        rounded, up, picks, leading = self._rounding(state, sticky, at_least)
+        rounded, up, keep, leading = self._rounding(state, sticky, at_least)
+        picks = [keep[j + 1] & ~keep[j] for j in range(DIGIT)]
+        keep = [*keep, *(Const(1, 1) for _ in range(STATE - len(keep)))]
         over = self._overflow(state, place, up, leading)
         nan, pinf, ninf = (self.state(1, key) for key in ("nan", "pinf", "ninf"))
         some_inf = self.signal(1, "some_inf", pinf | ninf)
@@ -408,8 +423,10 @@ class _Fp32(_Kind):
             d_lines.append((d_line, _moved(d_wide, DIGIT * i)))
             lost = DIGIT * i - (size - STATE)
             if lost > 0:
-                differ = rounded[:lost] ^ up.replicate(lost)
-                s_lost.append(s_line & differ.any())
+                # Whether what falls out is more than ``up`` all along; ``up`` comes last.
+                ones = Cat(*(kept & state[j] for j, kept in enumerate(keep[:lost]))).any()
+                zeros = Cat(*(kept & ~state[j] for j, kept in enumerate(keep[:lost]))).any()
+                s_lost.append(s_line & Mux(up, zeros, ones))
             lost = DIGIT * i - (size - len(value))
             if lost > 0:
                 d_lost.append(d_line & value[:lost].any())
@@ -500,12 +517,11 @@ class _Fp32(_Kind):
     def _rounding(
         self, state: Value, sticky: Value, at_least: Value
     ) -> tuple[Value, Value, list[Value], list[Value]]:
-        """The state with ``up`` below what FP32 keeps, ``up``, which bit is FP32's lowest, and
+        """The state with ``up`` below what FP32 keeps, ``up``, whether FP32 keeps bits 0 … 8, and
         whether the uppermost 1 … 9 bits are alike."""
-        sign = state[-1]
         alike: list[Value] = [Const(1, 1)]
         for n in range(1, DIGIT + 1):
-            both = ~(state[STATE - 1 - n] ^ sign)
+            both = ~(state[STATE - 1 - n] ^ state[STATE - n])
             alike.append(self.signal(1, f"alike_{n}", alike[-1] & both))
         # FP32 keeps bit j where the leading one is no higher than place 9 − j from the top.
         keep: list[Value] = []
@@ -522,7 +538,7 @@ class _Fp32(_Kind):
         up = self.signal(1, "up", guard & (even | rest))
         low = Cat(*(Mux(keep[j], state[j], up) for j in range(DIGIT)))
         rounded = self.signal(STATE, "rounded", Cat(low, state[DIGIT:]))
-        return rounded, up, lowest, alike
+        return rounded, up, keep, alike
 
     def _overflow(self, state: Value, place: Value, up: Value, alike: list[Value]) -> Value:
         """Whether the rounded state is 2^128 or more, or −2^128 or less."""

@@ -106,7 +106,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("tail_valid_dropped", SHELL, _on("rounded"), "a result that is not taken at once is dropped",
      "self.o.valid.eq(come | (self.o.valid & ~self.o.ready))", "self.o.valid.eq(come)"),
     ("tail_not_held", FLOATING, _on("rounded"), "the last register takes whatever there is",
-     "with self.m.If(self.tail):", "with self.m.If(1):"),
+     "with self.m.If(self.tail[index]):", "with self.m.If(1):"),
     ("mx_operand_not_held", FRONT, _on("tables"), "activations are loaded in every cycle",
      "with m.If(self.a_load):", "with m.If(1):"),
     ("mx_front_not_held", FRONT, _on("tables"), "the front register is loaded in every cycle",

@@ -98,7 +98,7 @@ class _Steps(wiring.Component):
             enable=enable,
             hold=hold,
             ahead=lambda value: behind(value, valid),
-            tail=done,
+            tail=Cat(done, later(done)),
         )
         for _ in range(self.sums.tail):
             done = later(done)

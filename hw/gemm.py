@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,11 @@ from hw.errors import Problem
 from hw.lazy import np
 from hw.spec import BlockSpec, Memory, Part
 from hw.streams import Stream, StreamField
+
+if TYPE_CHECKING:
+    from hw.formats import BlockFormat, FloatFormat
+
+    Format = FloatFormat | BlockFormat
 
 
 class Tile(Part):
@@ -130,6 +135,11 @@ class GemmSpec(BlockSpec):
     def further(self) -> Mapping[str, Further]:
         """Operands beside A and W, by their names in :attr:`GemmWork.extra`."""
         return {}
+
+    @property
+    def operand_formats(self) -> tuple[Format | None, Format | None]:
+        """Number formats of A and of W; None for integers, whose scales are outside."""
+        return None, None
 
     @property
     def result_bits(self) -> int:

@@ -167,6 +167,13 @@ class GemmPlan:
             found[item.name] = tiles.reshape(self.jobs, tile.m, tile.n, *rest)
         return found
 
+    def product(self) -> np.ndarray:
+        """``A·(W − z)ᵀ`` in integers, without tiles and without the addend: ``(M, N)``."""
+        m, n, k = self.shape
+        w = self.w[:n, :k] if self.z is None else self.w[:n, :k] - self.z[:n, None]
+        product: np.ndarray = self.a[:m, :k] @ w.T
+        return product
+
     def assemble(self, tiles: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Results of all jobs ``(jobs, tile.m, tile.n, …)`` to ``(M, N, …)``, field by field."""
         tile = self.spec.tile

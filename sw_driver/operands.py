@@ -1,0 +1,264 @@
+"""Real matrices as operands of a core: quantized, laid out as GEMMs, and put together again.
+
+What a core takes follows from its specification alone: integers with scales outside of it, codes of
+a floating format, or blocks with scales that travel with them (``GemmSpec.operand_formats``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hw.block import block
+from hw.formats import FP32, BlockFormat, FloatFormat
+from hw.gemm import GemmSpec
+from hw.integers import IntegerGemmSpec
+from sim.gemm import GemmPlan, tile
+from sw_driver.quantize import (
+    SCHEMES,
+    QuantizedWeights,
+    Scheme,
+    quantize_activations,
+)
+
+Fields = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """Quantized weights as a core takes them: ``Σ a·codes' = factor·o + offset·Σ a``.
+
+    Attributes:
+        w: integers ``(N, K)`` that the core multiplies with. z: ``(N, groups)`` or None.
+        factor, offset: undo the encoding where the core's differs from the quantizer's.
+    """
+
+    w: np.ndarray
+    z: np.ndarray | None
+    factor: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """``x·wᵀ`` as GEMMs of a core, one after the other.
+
+    Attributes:
+        quantizer: in a few words.
+        groups: scale groups along K that the GEMMs are split by.
+        plans: the GEMMs.
+        a, w: the operands' values after quantization, ``(M, K)`` and ``(N, K)`` ``float64``.
+        finish: every GEMM's results by field, put together, to ``(M, N)`` ``float32``.
+    """
+
+    quantizer: str
+    groups: int
+    plans: tuple[GemmPlan, ...]
+    a: np.ndarray
+    w: np.ndarray
+    finish: Callable[[Sequence[Fields]], np.ndarray]
+
+
+def scheme_for(encoding: str, bits: int) -> Scheme:
+    """The quantizer for a core's encoding: of one bit ±1, which has the least error."""
+    if encoding == "ternary":
+        return "ternary"
+    if encoding == "bipolar" or bits == 1:
+        return "bipolar"
+    return "asymmetric" if encoding == "unsigned" else "symmetric"
+
+
+def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
+    """Weights in a core's encoding.
+
+    Raises:
+        ValueError: the encoding cannot hold them.
+    """
+    codes = weights.codes.astype(np.int64)
+    if weights.scheme == "bipolar" and encoding in ("unsigned", "twos_complement"):
+        # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In
+        # two's complement they are shifted by 2^(B−1).
+        top = 2**weights.bits - 1
+        q = (codes + top) // 2
+        if encoding == "unsigned":
+            zero = np.zeros(weights.scale.shape, dtype=np.int64)
+            return Operand(w=q, z=zero, factor=2, offset=-top)
+        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=2, offset=1)
+    if weights.scheme == "asymmetric" and encoding == "unsigned" and weights.zero is not None:
+        return Operand(w=codes, z=weights.zero.astype(np.int64))
+    if weights.scheme == "ternary" and encoding == "unsigned":
+        return Operand(w=codes + 1, z=np.ones(weights.scale.shape, dtype=np.int64))
+    if (weights.scheme, encoding) in (
+        ("symmetric", "twos_complement"),
+        ("ternary", "twos_complement"),
+        ("ternary", "ternary"),
+        ("bipolar", "bipolar"),
+    ):
+        return Operand(w=codes, z=None)
+    raise ValueError(f"{weights.scheme} weights do not fit the {encoding} encoding")
+
+
+def rounds(spec: GemmSpec) -> bool:
+    """Whether a core rounds inside: then its own reference is the only one."""
+    return not spec.summable or bool(getattr(spec, "quantized", False))
+
+
+def values(spec: GemmSpec, fields: Fields) -> np.ndarray:
+    """Results ``(…, M, N)`` as numbers, ``float64``: what the block's reference says of them."""
+    golden: Any = block(spec.block).golden
+    made = getattr(golden, "values", None)
+    return fields["o"].astype(np.float64) if made is None else np.asarray(made(spec, fields))
+
+
+def prepare(spec: GemmSpec, x: np.ndarray, w: np.ndarray, *, bits: int, group: int) -> Prepared:
+    """A product of real matrices for a core.
+
+    Args:
+        x: ``(M, K)``. w: ``(N, K)``.
+        bits: width of integer weights; of floating and block formats the only one.
+        group: elements of K that share a scale of integer weights.
+
+    Raises:
+        ValueError: the core cannot take such operands.
+    """
+    a_format, w_format = spec.operand_formats
+    if isinstance(a_format, BlockFormat) and isinstance(w_format, BlockFormat):
+        return _blocks(spec, a_format, w_format, x, w)
+    if isinstance(a_format, FloatFormat) and isinstance(w_format, FloatFormat):
+        return _floats(spec, a_format, w_format, x, w)
+    if isinstance(spec, IntegerGemmSpec) and w_format is None:
+        if isinstance(a_format, FloatFormat):
+            return _integers(spec, _float_rows(a_format, x), x, w, bits, group)
+        return _integers(spec, None, x, w, bits, group)
+    raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
+
+
+def _blocks(
+    spec: GemmSpec, a_format: BlockFormat, w_format: BlockFormat, x: np.ndarray, w: np.ndarray
+) -> Prepared:
+    """Block-scaled operands: scales go with the elements, tensor scales are a factor outside."""
+    a, b = a_format.quantize(x), w_format.quantize(w)
+    plan = tile(spec, a.elements, b.elements, extra={"a_scale": a.scales, "w_scale": b.scales})
+    factor = 1.0
+    for scale in (a.tensor_scale, b.tensor_scale):
+        factor *= 1.0 if scale is None else float(FP32.decode(scale))
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = (values(spec, fields) * factor).astype(np.float32)
+        return found
+
+    names = dict.fromkeys((a_format.name, w_format.name))
+    return Prepared(
+        quantizer=" × ".join(names),
+        groups=1,
+        plans=(plan,),
+        a=a_format.dequantize(*a),
+        w=w_format.dequantize(*b),
+        finish=finish,
+    )
+
+
+@dataclass(frozen=True)
+class _FloatRows:
+    """Codes of rows and the factor of every row."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    values: np.ndarray
+
+
+def _float_rows(form: FloatFormat, x: np.ndarray) -> _FloatRows:
+    """Rows in a floating format; narrow ones are scaled to its largest value, row by row."""
+    scale = np.ones(len(x), dtype=np.float32)
+    if form.width <= 8:
+        scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
+        scale[scale == 0] = 1
+    codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
+    exact = form.decode(codes) * scale[:, None].astype(np.float64)
+    return _FloatRows(codes.astype(np.int64), scale, exact)
+
+
+def _floats(
+    spec: GemmSpec, a_format: FloatFormat, w_format: FloatFormat, x: np.ndarray, w: np.ndarray
+) -> Prepared:
+    """Floating operands; of eight bits with a scale a row of either."""
+    a, b = _float_rows(a_format, x), _float_rows(w_format, w)
+    plan = tile(spec, a.codes, b.codes)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = values(spec, fields) * a.scale[:, None] * b.scale
+        return found.astype(np.float32)
+
+    names = dict.fromkeys((a_format.name, w_format.name))
+    return Prepared(
+        quantizer=" × ".join(names),
+        groups=1,
+        plans=(plan,),
+        a=a.values,
+        w=b.values,
+        finish=finish,
+    )
+
+
+def _integers(
+    spec: IntegerGemmSpec,
+    floats: _FloatRows | None,
+    x: np.ndarray,
+    w: np.ndarray,
+    bits: int,
+    group: int,
+) -> Prepared:
+    """Integer weights, one GEMM a scale group; activations are integers of one scale a token, or
+    floating."""
+    scheme = scheme_for(spec.weight_encoding, bits)
+    weights = SCHEMES[scheme](w, bits, group)
+    operand = operand_for(weights, spec.weight_encoding)
+    if floats is None:
+        form = spec.activations
+        quantized = quantize_activations(x, form.widest, bipolar=form.code == "bipolar")
+        codes, scale = quantized.codes.astype(np.int64), quantized.scale
+        numbers = codes.astype(np.float64)
+    else:
+        codes, scale = floats.codes, floats.scale
+        numbers = floats.values / scale[:, None].astype(np.float64)
+    plans = [
+        _group_plan(spec, codes, operand, weights.columns(g), g, bits)
+        for g in range(weights.groups)
+    ]
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        output = np.zeros((len(x), len(w)), dtype=np.float32)
+        for g, fields in enumerate(results):
+            exact = operand.factor * values(spec, fields)
+            if operand.offset:
+                rows = numbers[:, weights.columns(g)].sum(axis=1, keepdims=True)
+                exact = exact + operand.offset * rows
+            output += exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
+        output *= scale[:, None]
+        return output
+
+    return Prepared(
+        quantizer=scheme,
+        groups=weights.groups,
+        plans=tuple(plans),
+        a=numbers * scale[:, None].astype(np.float64),
+        w=weights.dequantized().astype(np.float64),
+        finish=finish,
+    )
+
+
+def _group_plan(
+    spec: IntegerGemmSpec, codes: np.ndarray, operand: Operand, columns: slice, g: int, bits: int
+) -> GemmPlan:
+    extra: dict[str, np.ndarray] = {}
+    if getattr(spec, "quantized", False):
+        # The shift that brings every entry that can occur into INT8.
+        width: int = getattr(spec, "exact_entry_bits", 8)
+        extra["entry_shift"] = np.array(max(0, width - 8))
+    z = None if operand.z is None else operand.z[:, g]
+    return tile(spec, codes[:, columns], operand.w[:, columns], z=z, weight_bits=bits, extra=extra)

@@ -30,7 +30,7 @@ class Core:
         name, block: of the specification; digest: its SHA-256.
         clock_mhz: clock for seconds; bandwidth_gb_s: DRAM bandwidth, 1e9 bytes per second.
         m, n, k: elements of one step.
-        activation_bits: width of an activation.
+        activation_bits: width of an activation; activation_name: its format.
         encoding: of the weights.
         zero_point: whether every column has an integer zero point.
         min_weight_bits, max_weight_bits: weights' widths that a job can have.
@@ -40,6 +40,9 @@ class Core:
         passes: per weight width, how often a job takes its activations.
         weight_passes: how often a job takes its weights.
         step_bits: per weight width, bits of memory that ``k`` weights of one column take.
+        activation_step_bits: the same of ``k`` activations.
+        own_scales: 1 if the core applies the scales of its operands, which are in
+            ``step_bits`` then, 0 if each scale group along K is a job and is scaled outside.
         result_bits: width of a result.
     """
 
@@ -52,6 +55,7 @@ class Core:
     n: int
     k: int
     activation_bits: int
+    activation_name: str
     encoding: str
     zero_point: bool
     min_weight_bits: int
@@ -62,6 +66,8 @@ class Core:
     passes: tuple[int, ...]
     weight_passes: int
     step_bits: tuple[int, ...]
+    activation_step_bits: int
+    own_scales: int
     result_bits: int
 
     @cached_property
@@ -89,11 +95,13 @@ def core_of(spec: GemmSpec) -> Core:
         InputError: it is no GEMM core, or its timing is not affine in the K steps of a job.
     """
     from hw.block import block
+    from hw.formats import BlockFormat
 
     entry = block(spec.block)
     if entry.kind != "gemm":
         raise InputError(f"{spec.name}: block: must be a GEMM core to map onto, got {spec.block!r}")
     timing: Any = entry.timing
+    # Cores of one width have the same figures at every index, of which only the last one counts.
     widths = range(1, spec.max_weight_bits + 1)
     job_cycles = []
     for bits in widths:
@@ -109,13 +117,20 @@ def core_of(spec: GemmSpec) -> Core:
     reads = [spec.operand_reads(bits) for bits in widths]
     (weight_passes,) = {weights for _, weights in reads}
     passes = [activations for activations, _ in reads]
-    (weights,) = [stream for stream in entry.golden.streams(spec) if stream.name == "i_w"]
-    (field,) = [item for item in weights.fields if item.name == "w"]
-    # What a beat carries per column, if that is less than the codes themselves: packed trits.
-    step_bits = [
-        min(spec.tile.k * bits, count * field.bits // spec.tile.n)
-        for bits, count in zip(widths, passes, strict=True)
-    ]
+    formats = spec.operand_formats
+    ports = {stream.name: stream for stream in entry.golden.streams(spec)}
+    if formats[1] is None:
+        # What a beat carries per column, if that is less than the codes themselves: packed trits.
+        (field,) = [item for item in ports["i_w"].fields if item.name == "w"]
+        step_bits = [
+            min(spec.tile.k * bits, count * field.bits // spec.tile.n)
+            for bits, count in zip(widths, passes, strict=True)
+        ]
+    else:
+        step_bits = [ports["i_w"].width // spec.tile.n] * len(widths)
+    activation_step_bits = spec.tile.k * spec.activation_width
+    if isinstance(formats[0], BlockFormat):
+        activation_step_bits = ports["i_a"].width // spec.tile.m
     return Core(
         name=spec.name,
         block=spec.block,
@@ -126,6 +141,7 @@ def core_of(spec: GemmSpec) -> Core:
         n=spec.tile.n,
         k=spec.tile.k,
         activation_bits=spec.activation_width,
+        activation_name=f"INT{spec.activation_width}" if formats[0] is None else formats[0].name,
         encoding=spec.weight_encoding,
         zero_point=spec.zero_point,
         min_weight_bits=spec.weight_widths[0],
@@ -136,6 +152,8 @@ def core_of(spec: GemmSpec) -> Core:
         passes=tuple(passes),
         weight_passes=weight_passes,
         step_bits=tuple(step_bits),
+        activation_step_bits=activation_step_bits,
+        own_scales=int(formats[1] is not None),
         result_bits=spec.result_bits,
     )
 

@@ -184,8 +184,8 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
     last = mappings[-1]
     widths = core.widths
     facts = [
-        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, INT"
-        f"{core.activation_bits} × {core.encoding} W"
+        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
+        f"{core.activation_name} × {core.encoding} W"
         f"{widths[0] if len(widths) == 1 else f'{widths[0]} to {widths[-1]}'}, "
         f"{core.clock_mhz:g} MHz, DRAM {core.bandwidth_gb_s:g} GB/s, "
         f"buffer {choices.buffer_bytes / 1024:g} KiB",

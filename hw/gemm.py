@@ -168,7 +168,7 @@ class GemmSpec(BlockSpec):
         """Passes over the K steps that a job makes."""
         return passes(self, job.weight_bits)
 
-    def operand_reads(self, weight_bits: int) -> tuple[int, int]:
+    def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
         """How often a job takes all of its activations, and all of its weights."""
         return passes(self, weight_bits), 1
 

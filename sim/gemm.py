@@ -54,7 +54,6 @@ class GemmPlan:
     Attributes:
         a, w, z, c, extra: operands padded to whole tiles.
         parts: K steps of each part of K.
-        inputs: packed beats by stream, for :meth:`sim.harness.Model.run`.
         add_after: addend that is added to the results by numpy, None if the core adds it.
         job: what all jobs have in common.
     """
@@ -69,7 +68,11 @@ class GemmPlan:
     job: Job
     extra: Mapping[str, np.ndarray]
     parts: tuple[int, ...]
-    inputs: Mapping[str, Packed]
+
+    @cached_property
+    def inputs(self) -> dict[str, Packed]:
+        """Packed beats by stream, for :meth:`sim.harness.Model.run`."""
+        return _beats(self)
 
     @property
     def m_tiles(self) -> int:
@@ -266,7 +269,7 @@ def tile(
             raise ValueError(f"skip_planes: {spec.block} leaves out no planes")
         golden: Any = block(spec.block).golden
         job = golden.without_zero_planes(spec, GemmWork(job=job, a=a, w=w, z=z)).job
-    plan = GemmPlan(
+    return GemmPlan(
         spec=spec,
         shape=(m, n, k),
         a=_padded(a, (rows, steps * core.k), a_filler),
@@ -277,10 +280,7 @@ def tile(
         job=job,
         extra=_extra(spec, extra or {}, (m, n, k), (rows, columns, steps * core.k)),
         parts=parts,
-        inputs={},
     )
-    object.__setattr__(plan, "inputs", _beats(plan))
-    return plan
 
 
 def _addend(

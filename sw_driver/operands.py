@@ -113,13 +113,22 @@ def values(spec: GemmSpec, fields: Fields) -> np.ndarray:
     return fields["o"].astype(np.float64) if made is None else np.asarray(made(spec, fields))
 
 
-def prepare(spec: GemmSpec, x: np.ndarray, w: np.ndarray, *, bits: int, group: int) -> Prepared:
+def prepare(
+    spec: GemmSpec,
+    x: np.ndarray,
+    w: np.ndarray,
+    *,
+    bits: int,
+    group: int,
+    activation_bits: int | None = None,
+) -> Prepared:
     """A product of real matrices for a core.
 
     Args:
         x: ``(M, K)``. w: ``(N, K)``.
         bits: width of integer weights; of floating and block formats the only one.
         group: elements of K that share a scale of integer weights.
+        activation_bits: width of integer activations, where jobs choose it; the widest if None.
 
     Raises:
         ValueError: the core cannot take such operands.
@@ -131,8 +140,10 @@ def prepare(spec: GemmSpec, x: np.ndarray, w: np.ndarray, *, bits: int, group: i
         return _floats(spec, a_format, w_format, x, w)
     if isinstance(spec, IntegerGemmSpec) and w_format is None:
         if isinstance(a_format, FloatFormat):
-            return _integers(spec, _float_rows(a_format, x), x, w, bits, group)
-        return _integers(spec, None, x, w, bits, group)
+            rows = _float_rows(a_format, x)
+        else:
+            rows = _integer_rows(spec, x, activation_bits)
+        return _integers(spec, rows, w, bits, group, activation_bits)
     raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
 
 
@@ -163,23 +174,36 @@ def _blocks(
 
 
 @dataclass(frozen=True)
-class _FloatRows:
-    """Codes of rows and the factor of every row."""
+class _Rows:
+    """Codes of rows, what they stand for, and the factor of every row."""
 
     codes: np.ndarray
+    numbers: np.ndarray
     scale: np.ndarray
-    values: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """``float64`` ``(M, K)``."""
+        product: np.ndarray = self.numbers * self.scale[:, None].astype(np.float64)
+        return product
 
 
-def _float_rows(form: FloatFormat, x: np.ndarray) -> _FloatRows:
+def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
     """Rows in a floating format; narrow ones are scaled to its largest value, row by row."""
     scale = np.ones(len(x), dtype=np.float32)
     if form.width <= 8:
         scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
         scale[scale == 0] = 1
     codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
-    exact = form.decode(codes) * scale[:, None].astype(np.float64)
-    return _FloatRows(codes.astype(np.int64), scale, exact)
+    return _Rows(codes.astype(np.int64), form.decode(codes), scale)
+
+
+def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None) -> _Rows:
+    """Rows as integers, each with a scale."""
+    form = spec.activations
+    quantized = quantize_activations(x, bits or form.widest, bipolar=form.code == "bipolar")
+    codes = quantized.codes.astype(np.int64)
+    return _Rows(codes, codes.astype(np.float64), quantized.scale)
 
 
 def _floats(
@@ -207,53 +231,51 @@ def _floats(
 
 def _integers(
     spec: IntegerGemmSpec,
-    floats: _FloatRows | None,
-    x: np.ndarray,
+    a: _Rows,
     w: np.ndarray,
     bits: int,
     group: int,
+    activation_bits: int | None,
 ) -> Prepared:
     """Integer weights, one GEMM a scale group; activations are integers of one scale a token, or
     floating."""
     scheme = scheme_for(spec.weight_encoding, bits)
     weights = SCHEMES[scheme](w, bits, group)
     operand = operand_for(weights, spec.weight_encoding)
-    if floats is None:
-        form = spec.activations
-        quantized = quantize_activations(x, form.widest, bipolar=form.code == "bipolar")
-        codes, scale = quantized.codes.astype(np.int64), quantized.scale
-        numbers = codes.astype(np.float64)
-    else:
-        codes, scale = floats.codes, floats.scale
-        numbers = floats.values / scale[:, None].astype(np.float64)
     plans = [
-        _group_plan(spec, codes, operand, weights.columns(g), g, bits)
+        _group_plan(spec, a.codes, operand, weights.columns(g), g, bits, activation_bits)
         for g in range(weights.groups)
     ]
 
     def finish(results: Sequence[Fields]) -> np.ndarray:
-        output = np.zeros((len(x), len(w)), dtype=np.float32)
+        output = np.zeros((len(a.codes), len(w)), dtype=np.float32)
         for g, fields in enumerate(results):
             exact = operand.factor * values(spec, fields)
             if operand.offset:
-                rows = numbers[:, weights.columns(g)].sum(axis=1, keepdims=True)
+                rows = a.numbers[:, weights.columns(g)].sum(axis=1, keepdims=True)
                 exact = exact + operand.offset * rows
             output += exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
-        output *= scale[:, None]
+        output *= a.scale[:, None]
         return output
 
     return Prepared(
         quantizer=scheme,
         groups=weights.groups,
         plans=tuple(plans),
-        a=numbers * scale[:, None].astype(np.float64),
+        a=a.values,
         w=weights.dequantized().astype(np.float64),
         finish=finish,
     )
 
 
 def _group_plan(
-    spec: IntegerGemmSpec, codes: np.ndarray, operand: Operand, columns: slice, g: int, bits: int
+    spec: IntegerGemmSpec,
+    codes: np.ndarray,
+    operand: Operand,
+    columns: slice,
+    g: int,
+    bits: int,
+    activation_bits: int | None,
 ) -> GemmPlan:
     extra: dict[str, np.ndarray] = {}
     if getattr(spec, "quantized", False):
@@ -261,4 +283,12 @@ def _group_plan(
         width: int = getattr(spec, "exact_entry_bits", 8)
         extra["entry_shift"] = np.array(max(0, width - 8))
     z = None if operand.z is None else operand.z[:, g]
-    return tile(spec, codes[:, columns], operand.w[:, columns], z=z, weight_bits=bits, extra=extra)
+    return tile(
+        spec,
+        codes[:, columns],
+        operand.w[:, columns],
+        z=z,
+        weight_bits=bits,
+        activation_bits=activation_bits,
+        extra=extra,
+    )

@@ -27,7 +27,7 @@ from sim.harness import Model, Packed, verilate
 from sw_driver import cost
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
-from sw_driver.core import core_of
+from sw_driver.core import Core, core_of
 from sw_driver.mapping import Choices, core_ints, system_of
 from sw_driver.operands import Prepared, prepare, rounds
 from sw_driver.report import Report, Table
@@ -97,11 +97,15 @@ class LayerRunner:
     Args:
         spec: the core. model: its Verilated model.
         group: elements of K that share a scale.
+        activation_bits: width of the activations, where jobs choose it; the widest if None.
     """
 
-    def __init__(self, spec: GemmSpec, model: Model, *, group: int):
+    def __init__(
+        self, spec: GemmSpec, model: Model, *, group: int, activation_bits: int | None = None
+    ):
         self.spec, self.model, self.group = spec, model, group
-        self.core = core_of(spec)
+        self.activation_bits = activation_bits
+        self.core = core_of(spec, activation_bits)
 
     def linear(
         self, name: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, bits: int
@@ -114,7 +118,14 @@ class LayerRunner:
         Returns:
             The output ``(M, N)`` in ``float32``, and what happened.
         """
-        prepared = prepare(self.spec, x, w, bits=bits, group=self.group)
+        prepared = prepare(
+            self.spec,
+            x,
+            w,
+            bits=bits,
+            group=self.group,
+            activation_bits=self.activation_bits,
+        )
         plans = prepared.plans
         started = time.perf_counter()
         run = self.model.run(_joined(plans), {"o": sum(plan.jobs for plan in plans)})
@@ -235,7 +246,12 @@ def sqnr_db(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def check_request(
-    spec: object, layers: int, layer: int, weight_bits: Sequence[int], group: int
+    spec: object,
+    layers: int,
+    layer: int,
+    weight_bits: Sequence[int],
+    group: int,
+    activation_bits: int | None = None,
 ) -> GemmSpec:
     """The specification, if it can run what is asked for.
 
@@ -246,10 +262,14 @@ def check_request(
     if not isinstance(spec, GemmSpec):
         kind = getattr(spec, "block", None)
         raise InputError(f"{name}: block: must be a GEMM core to run a layer, got {kind!r}")
-    core = core_of(spec)
     problems = []
+    try:
+        core = core_of(spec, activation_bits)
+    except InputError as error:
+        problems.append(str(error))
+        core = core_of(spec)
     if isinstance(spec, IntegerGemmSpec) and spec.operand_formats[0] is None:
-        if spec.activations.code == "twos_complement" and spec.activations.widest < 2:
+        if spec.activations.code == "twos_complement" and core.activation_bits < 2:
             problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
         if spec.activations.low >= 0:
             problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
@@ -274,6 +294,7 @@ def run_layer(
     model: Path | str | Bert = "minilm",
     layer: int = 0,
     weight_bits: Sequence[int] | None = None,
+    activation_bits: int | None = None,
     group: int = DEFAULT_GROUP,
     text: str = DEFAULT_TEXT,
     simulator: Model | None = None,
@@ -288,6 +309,7 @@ def run_layer(
         spec: a GEMM core.
         model: ``minilm``, a folder with a BERT checkpoint, or one that is loaded.
         weight_bits: widths; by default 1, 2 and 4 as far as the core has them.
+        activation_bits: width of the activations, where jobs choose it; the widest if None.
         simulator: the core's Verilated model, if there is one already.
         progress: show progress on standard error.
 
@@ -300,12 +322,13 @@ def run_layer(
     if not core_bits and isinstance(spec, GemmSpec):
         widths = core_of(spec).widths
         core_bits = [bits for bits in (1, 2, 4) if bits in widths] or [widths[-1]]
-    checked = check_request(spec, bert.architecture.layers, layer, core_bits, group)
+    layers = bert.architecture.layers
+    checked = check_request(spec, layers, layer, core_bits, group, activation_bits)
     tokens = bert.tokens(text)
     entered = bert.hidden(tokens, layer)
     wanted = bert.layer(layer, entered)
     simulator = simulator or verilate(checked, progress=progress)
-    runner = LayerRunner(checked, simulator, group=group)
+    runner = LayerRunner(checked, simulator, group=group, activation_bits=activation_bits)
 
     runs: list[ProjectionRun] = []
     layer_cosine = {}
@@ -322,11 +345,11 @@ def run_layer(
                 return output
 
             layer_cosine[bits] = cosine(bert.layer(layer, entered, project), wanted)
-    return _report(checked, bert, layer, group, text, len(tokens), runs, layer_cosine)
+    return _report(runner.core, bert, layer, group, text, len(tokens), runs, layer_cosine)
 
 
 def _report(
-    spec: GemmSpec,
+    core: Core,
     bert: Bert,
     layer: int,
     group: int,
@@ -372,8 +395,8 @@ def _report(
     seconds = sum(item.seconds for item in runs)
     results = sum(item.results for item in runs)
     facts = [
-        f"core: {spec.name} ({spec.block}), {spec.tile.m} × {spec.tile.n} × {spec.tile.k} a step, "
-        f"{spec.clock_mhz:g} MHz; {_operands(spec, group)}",
+        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
+        f"{core.clock_mhz:g} MHz; {_operands(core, group)}",
         f"text: {text!r}, {tokens} tokens",
         f"{lay.count(results)} results, {lay.count(sum(item.mismatches for item in runs))} of them "
         f"wrong; {lay.count(cycles)} cycles simulated in {seconds:.2f} s",
@@ -385,26 +408,26 @@ def _report(
         "against an all-float32 layer",
     ]
     table = Table(
-        columns=("layer output", "cosine", "cycles", f"µs at {spec.clock_mhz:g} MHz"),
+        columns=("layer output", "cosine", "cycles", f"µs at {core.clock_mhz:g} MHz"),
         rows=[
             (
                 f"W{bits}",
                 f"{value:.5f}",
                 lay.count(_cycles(runs, bits)),
-                lay.fixed(_cycles(runs, bits) / spec.clock_mhz, 4),
+                lay.fixed(_cycles(runs, bits) / core.clock_mhz, 4),
             )
             for bits, value in layer_cosine.items()
         ],
     )
     return RunReport(
-        title=f"{arch.name}, layer {layer}, on {spec.name} (RTL)",
+        title=f"{arch.name}, layer {layer}, on {core.name} (RTL)",
         facts=facts,
         tables=[Table(columns=columns, rows=rows), table],
         notes=notes,
         data={
             "rtlgen": __version__,
-            "spec": spec.name,
-            "spec_digest": spec.digest,
+            "spec": core.name,
+            "spec_digest": core.digest,
             "model": arch.name,
             "layer": layer,
             "group": group,
@@ -424,12 +447,12 @@ def _report(
     )
 
 
-def _operands(spec: GemmSpec, group: int) -> str:
+def _operands(core: Core, group: int) -> str:
     """What the operands are, in words."""
-    a, w = spec.operand_formats
-    activations = a.name if a is not None else f"INT{spec.activation_width} per token"
-    weights = w.name if w is not None else f"integers in groups of {group} along K"
-    return f"activations {activations}, weights {weights}"
+    if core.own_scales:
+        return f"activations {core.activation_name}, weights {core.encoding}"
+    token = " per token" if core.activation_name.startswith("INT") else ""
+    return f"activations {core.activation_name}{token}, groups of {group} along K"
 
 
 def _cycles(runs: Sequence[ProjectionRun], bits: int) -> int:

@@ -155,7 +155,9 @@ class _Products:
         bits: int,
         group: int,
         activation_bits: int | None,
+        grouped: bool,
     ):
+        self.grouped = grouped
         self.spec, self.bits, self.group = spec, bits, group
         self.activation_bits = activation_bits
         self.runner = None
@@ -174,6 +176,7 @@ class _Products:
                 bits=self.bits,
                 group=self.group,
                 activation_bits=self.activation_bits,
+                grouped=self.grouped,
             )
             self.quantizer = made.quantizer
             return made.finish([self._reference(plan) for plan in made.plans])
@@ -207,13 +210,15 @@ def measure(
     text: str,
     treated: Iterable[Treatment],
     activation_bits: int | None = None,
+    grouped: bool = False,
     model: Model | None = None,
 ) -> tuple[list[Accuracy], list[str]]:
     """One core at one width of weights under some treatments; and what differed on RTL.
 
     Args:
         activation_bits: width of the activations, where jobs choose it; the widest if None.
-        model: the Verilated core; None for its reference alone.
+        grouped: integer activations have a scale for each group instead of one a token.
+        model: the Verilated core, with a scale a token; None for the reference alone.
 
     Raises:
         ValueError: an operand does not fit the core.
@@ -239,7 +244,14 @@ def measure(
     ]
     rows, failures = [], []
     for treatment in treated:
-        product = _Products(spec, model, bits=bits, group=group, activation_bits=activation_bits)
+        product = _Products(
+            spec,
+            model,
+            bits=bits,
+            group=group,
+            activation_bits=activation_bits,
+            grouped=grouped,
+        )
         found: dict[str, float] = {}
 
         def treat(

@@ -121,6 +121,7 @@ def prepare(
     bits: int,
     group: int,
     activation_bits: int | None = None,
+    grouped: bool = False,
 ) -> Prepared:
     """A product of real matrices for a core.
 
@@ -129,6 +130,7 @@ def prepare(
         bits: width of integer weights; of floating and block formats the only one.
         group: elements of K that share a scale of integer weights.
         activation_bits: width of integer activations, where jobs choose it; the widest if None.
+        grouped: integer activations have a scale for each group, too, instead of one a row.
 
     Raises:
         ValueError: the core cannot take such operands.
@@ -142,7 +144,7 @@ def prepare(
         if isinstance(a_format, FloatFormat):
             rows = _float_rows(a_format, x)
         else:
-            rows = _integer_rows(spec, x, activation_bits)
+            rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
         return _integers(spec, rows, w, bits, group, activation_bits)
     raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
 
@@ -175,17 +177,28 @@ def _blocks(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Codes of rows, what they stand for, and the factor of every row."""
+    """Codes of rows, what they stand for, and their factors: one a row, or one a row and group.
+
+    ``scale`` is ``(M, 1)`` or ``(M, groups)``; the last group may be shorter than ``group``.
+    """
 
     codes: np.ndarray
     numbers: np.ndarray
     scale: np.ndarray
+    group: int
 
     @property
     def values(self) -> np.ndarray:
         """``float64`` ``(M, K)``."""
-        product: np.ndarray = self.numbers * self.scale[:, None].astype(np.float64)
+        width = self.numbers.shape[1]
+        scale = np.repeat(self.scale.astype(np.float64), self.group, axis=1)[:, :width]
+        product: np.ndarray = self.numbers * scale
         return product
+
+    def factor(self, group: int) -> np.ndarray:
+        """``(M, 1)``: the factors of a group of weights."""
+        column = group if self.scale.shape[1] > 1 else 0
+        return self.scale[:, column : column + 1]
 
 
 def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
@@ -195,15 +208,21 @@ def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
         scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
         scale[scale == 0] = 1
     codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
-    return _Rows(codes.astype(np.int64), form.decode(codes), scale)
+    return _Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1])
 
 
-def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None) -> _Rows:
-    """Rows as integers, each with a scale."""
+def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group: int) -> _Rows:
+    """Rows as integers, a scale for each group of their elements."""
     form = spec.activations
-    quantized = quantize_activations(x, bits or form.widest, bipolar=form.code == "bipolar")
-    codes = quantized.codes.astype(np.int64)
-    return _Rows(codes, codes.astype(np.float64), quantized.scale)
+    parts = [
+        quantize_activations(
+            x[:, start : start + group], bits or form.widest, bipolar=form.code == "bipolar"
+        )
+        for start in range(0, x.shape[1], group)
+    ]
+    codes = np.concatenate([part.codes for part in parts], axis=1).astype(np.int64)
+    scale = np.stack([part.scale for part in parts], axis=1)
+    return _Rows(codes, codes.astype(np.float64), scale, group)
 
 
 def _floats(
@@ -215,7 +234,7 @@ def _floats(
 
     def finish(results: Sequence[Fields]) -> np.ndarray:
         (fields,) = results
-        found: np.ndarray = values(spec, fields) * a.scale[:, None] * b.scale
+        found: np.ndarray = values(spec, fields) * a.scale * b.scale[:, 0]
         return found.astype(np.float32)
 
     names = dict.fromkeys((a_format.name, w_format.name))
@@ -239,6 +258,7 @@ def _integers(
 ) -> Prepared:
     """Integer weights, one GEMM a scale group; activations are integers of one scale a token, or
     floating."""
+    grouped = a.scale.shape[1] > 1
     scheme = scheme_for(spec.weight_encoding, bits)
     weights = SCHEMES[scheme](w, bits, group)
     operand = operand_for(weights, spec.weight_encoding)
@@ -254,9 +274,9 @@ def _integers(
             if operand.offset:
                 rows = a.numbers[:, weights.columns(g)].sum(axis=1, keepdims=True)
                 exact = exact + operand.offset * rows
-            output += exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
-        output *= a.scale[:, None]
-        return output
+            part = exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
+            output += part * a.factor(g) if grouped else part
+        return output if grouped else output * a.factor(0)
 
     return Prepared(
         quantizer=scheme,

@@ -1,4 +1,4 @@
-"""Addition and multiplication of floating-point numbers, each rounded once, with cuts for registers.
+"""Addition and multiplication of floating-point numbers, each rounded once.
 
 Both are the operations of IEEE 754-2019, rounding to nearest, ties to even, with subnormal numbers,
 signed zeros and infinities. Every NaN that comes out is the positive quiet one of the format.
@@ -131,6 +131,28 @@ def factor(form: FloatFormat, parts: Unpacked) -> Factor:
         nan=parts.nan,
         inf=parts.inf,
         low=form.min_exponent - form.mantissa_bits,
+    )
+
+
+def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -> Factor:
+    """``first``, or ``second`` where ``choice`` is 1."""
+    width = max(len(first.significand), len(second.significand))
+    significand = Signal(width, name=f"{name}_significand")
+    chosen = Mux(choice, second.power, first.power)
+    power = Signal(chosen.shape(), name=f"{name}_power")
+    flags = {
+        field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")
+    }
+    m.d.comb += [
+        significand.eq(Mux(choice, second.significand, first.significand)),
+        power.eq(chosen),
+        *(
+            flag.eq(Mux(choice, getattr(second, field), getattr(first, field)))
+            for field, flag in flags.items()
+        ),
+    ]
+    return Factor(
+        significand=significand, power=power, low=min(first.low, second.low), **flags
     )
 
 

@@ -140,9 +140,7 @@ def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -
     significand = Signal(width, name=f"{name}_significand")
     chosen = Mux(choice, second.power, first.power)
     power = Signal(chosen.shape(), name=f"{name}_power")
-    flags = {
-        field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")
-    }
+    flags = {field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")}
     m.d.comb += [
         significand.eq(Mux(choice, second.significand, first.significand)),
         power.eq(chosen),
@@ -151,9 +149,7 @@ def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -
             for field, flag in flags.items()
         ),
     ]
-    return Factor(
-        significand=significand, power=power, low=min(first.low, second.low), **flags
-    )
+    return Factor(significand=significand, power=power, low=min(first.low, second.low), **flags)
 
 
 def multiply(

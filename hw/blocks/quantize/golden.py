@@ -142,9 +142,7 @@ def _tensor_scale(spec: QuantizeSpec, rng: np.random.Generator, absmax: float) -
     return int(FP32.encode(factor, overflow="saturate"))
 
 
-def _groups(
-    spec: QuantizeSpec, rng: np.random.Generator, groups: int, length: int
-) -> np.ndarray:
+def _groups(spec: QuantizeSpec, rng: np.random.Generator, groups: int, length: int) -> np.ndarray:
     """Codes of every kind of group: smooth, with an outlier, tiny, on ties, special."""
     form = spec.source
     shape = (groups, length)
@@ -277,14 +275,16 @@ def coverage(spec: QuantizeSpec, work: QuantizeWork) -> Iterator[str]:
     if work.tensor_scale is not None:
         step = step * float(FP32.decode(work.tensor_scale))
     usable = step[:, 0] > 0
-    ratio = np.abs(values[finite][usable]) / step[usable] * 2.0 ** (
-        element.fraction_bits if isinstance(element, IntegerFormat) else 0
+    ratio = (
+        np.abs(values[finite][usable])
+        / step[usable]
+        * 2.0 ** (element.fraction_bits if isinstance(element, IntegerFormat) else 0)
     )
     if isinstance(element, IntegerFormat):
         inside = ratio < element.max_code
         if (inside & (ratio % 1 == 0.5)).any():
             yield "rounding=tie"
-        if ((np.rint(ratio) > element.max_code)).any():
+        if (np.rint(ratio) > element.max_code).any():
             yield "rounding=clipped"
 
 

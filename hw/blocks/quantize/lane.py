@@ -120,7 +120,9 @@ class Lane(wiring.Component):
             m.d.comb += [kept.eq(0), sticky.eq(0)]
         return kept, sticky
 
-    def _integer(self, m: Module, sign: Value, magnitude: Value, below: Value, over: Value) -> Value:
+    def _integer(
+        self, m: Module, sign: Value, magnitude: Value, below: Value, over: Value
+    ) -> Value:
         """Round a magnitude with one bit below the point, clip it, give it its sign."""
         bits = self.spec.format.element.width
         whole, half = magnitude[1:], magnitude[0]
@@ -169,9 +171,7 @@ class Lane(wiring.Component):
         m.d.comb += lowest.eq(exponent - self.offset_0.as_signed() - form.mantissa_bits)
         masked = Signal(len(value), name="masked")
         m.d.comb += masked.eq(value & alive.replicate(len(value)))
-        found = Normalised(
-            magnitude=masked, exponent=lowest, sticky=NO, low=-(1 << 10)
-        )
+        found = Normalised(magnitude=masked, exponent=lowest, sticky=NO, low=-(1 << 10))
         placed = replace(place(m, "place", element, found), zero=NO).through(stages.register)
         sign = stages.register("sign", sign & alive)
         stages.index += 1

@@ -62,9 +62,7 @@ class Quantize(wiring.Component):
         m.d.comb += take.eq(full & active & room & (~peak_full | peak_move))
         m.d.sync += peak_full.eq(take | (peak_full & ~peak_move))
         width = spec.source.width
-        magnitudes: list[Value] = [
-            held[i * width : (i + 1) * width - 1] for i in range(spec.lanes)
-        ]
+        magnitudes: list[Value] = [held[i * width : (i + 1) * width - 1] for i in range(spec.lanes)]
         peak = Signal(width - 1, reset_less=True)
         peak_first = Signal(reset_less=True)
         peak_last = Signal(reset_less=True)

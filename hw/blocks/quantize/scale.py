@@ -239,9 +239,7 @@ def _divide(m: Module, a: Value, w: int, *, keep: int) -> tuple[Value, Value, in
     return Cat(*fraction, *quotient), below, places * w
 
 
-def _nv(
-    m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Value
-) -> GroupScale:
+def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Value) -> GroupScale:
     form, scale, element = spec.source, spec.format.scale, spec.format.element
     top = form.mantissa_bits + 1
     held, held_t = stages.registers(absmax=absmax, tensor=tensor)

@@ -165,6 +165,13 @@ def map_model(
 )
 @click.option("--text", help="The sentence that the activations come from.")
 @click.option(
+    "--scales",
+    type=click.Choice(["software", "rtl"]),
+    default="software",
+    show_default=True,
+    help="Where the groups of integers are scaled and summed: in float32, or by scale_accumulate.",
+)
+@click.option(
     "--picture",
     metavar="FILE.png",
     type=click.Path(path_type=Path),
@@ -179,6 +186,7 @@ def run(
     activation_bits: int | None,
     group: int,
     text: str | None,
+    scales: str,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -205,6 +213,7 @@ def run(
         activation_bits=activation_bits,
         group=group,
         text=DEFAULT_TEXT if text is None else text,
+        hardware_scales=scales == "rtl",
     )
     if picture is not None:
         report.save_picture(picture)

@@ -58,7 +58,7 @@ def companions(
             tile={"m": core.m, "n": core.n},
             partial_bits=core.result_bits,
             activation_scale={"format": "fp16", "per": "group"},
-            lanes=_lanes(core.m * core.n, cycles),
+            lanes=lanes_for(core.m * core.n, cycles),
             max_groups=-(-LAYER // group),
         )
         timing: Any = block(scales.block).timing
@@ -100,7 +100,7 @@ def _target(form: Any, activation_bits: int, group: int) -> Mapping[str, Any] | 
     return None
 
 
-def _lanes(outputs: int, cycles: int) -> int:
+def lanes_for(outputs: int, cycles: int) -> int:
     """The fewest lanes that divide the outputs and work through them in so many cycles."""
     return next(n for n in range(1, outputs + 1) if outputs % n == 0 and outputs // n <= cycles)
 

@@ -23,6 +23,7 @@ from sw_driver.quantize import (
     Scheme,
     quantize_activations,
 )
+from sw_driver.scaling import Groups
 
 Fields = Mapping[str, np.ndarray]
 
@@ -52,6 +53,7 @@ class Prepared:
         plans: the GEMMs.
         a, w: the operands' values after quantization, ``(M, K)`` and ``(N, K)`` ``float64``.
         finish: every GEMM's results by field, put together, to ``(M, N)`` ``float32``.
+        scales: what ``finish`` applies outside of the core, where that is a scale a group.
     """
 
     quantizer: str
@@ -60,6 +62,7 @@ class Prepared:
     a: np.ndarray
     w: np.ndarray
     finish: Callable[[Sequence[Fields]], np.ndarray]
+    scales: Groups | None = None
 
 
 def scheme_for(encoding: str, bits: int) -> Scheme:
@@ -278,6 +281,18 @@ def _integers(
             output += part * a.factor(g) if grouped else part
         return output if grouped else output * a.factor(0)
 
+    scales = None
+    if spec.summable and not grouped:
+        sums = [
+            a.codes[:, weights.columns(g)].sum(axis=1, keepdims=True) for g in range(weights.groups)
+        ]
+        scales = Groups(
+            scale=weights.scale,
+            a_scale=a.scale,
+            factor=operand.factor,
+            offset=operand.offset,
+            row_sums=np.concatenate(sums, axis=1),
+        )
     return Prepared(
         quantizer=scheme,
         groups=weights.groups,
@@ -285,6 +300,7 @@ def _integers(
         a=a.values,
         w=weights.dequantized().astype(np.float64),
         finish=finish,
+        scales=scales,
     )
 
 

@@ -8,6 +8,7 @@ over their groups, bias, and attention between the projections) is done here in 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ from sw_driver.core import Core, core_of
 from sw_driver.mapping import Choices, core_ints, system_of
 from sw_driver.operands import Prepared, prepare, rounds
 from sw_driver.report import Report, Table
+from sw_driver.scaling import Groups, Scaled, Scaler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +56,7 @@ class ProjectionRun:
         mismatches: results of the RTL that differ from the reference.
         cosine, sqnr_db: of the output to the float32 projection of the same input.
         seconds: simulation.
+        scale_cycles, scale_predicted: of the scale-and-accumulate unit, 0 without one.
     """
 
     name: str
@@ -71,10 +74,16 @@ class ProjectionRun:
     cosine: float
     sqnr_db: float
     seconds: float
+    scale_cycles: int = 0
+    scale_predicted: int = 0
 
     @property
     def exact(self) -> bool:
-        return self.mismatches == 0 and self.cycles == self.predicted == self.mapped
+        return (
+            self.mismatches == 0
+            and self.cycles == self.predicted == self.mapped
+            and self.scale_cycles == self.scale_predicted
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +107,20 @@ class LayerRunner:
         spec: the core. model: its Verilated model.
         group: elements of K that share a scale.
         activation_bits: width of the activations, where jobs choose it; the widest if None.
+        hardware_scales: scale and sum the groups of integers on RTL, too.
     """
 
     def __init__(
-        self, spec: GemmSpec, model: Model, *, group: int, activation_bits: int | None = None
+        self,
+        spec: GemmSpec,
+        model: Model,
+        *,
+        group: int,
+        activation_bits: int | None = None,
+        hardware_scales: bool = False,
     ):
+        self.hardware_scales = hardware_scales
+        self._scalers: dict[int, Scaler] = {}
         self.spec, self.model, self.group = spec, model, group
         self.activation_bits = activation_bits
         self.core = core_of(spec, activation_bits)
@@ -152,9 +170,15 @@ class LayerRunner:
                     f"expected {array[index]}"
                 )
         self._check_reference(name, prepared, wanted)
-        output = prepared.finish(gathered)
-        if b is not None:
-            output += b
+        scaled = None
+        if self.hardware_scales and prepared.scales is not None:
+            scaled = self._scaled(plans, tiles, prepared.scales, b, len(w), bits)
+            output, results = scaled.o, results + scaled.results
+            mismatches, first = mismatches + scaled.mismatches, first or scaled.first_mismatch
+        else:
+            output = prepared.finish(gathered)
+            if b is not None:
+                output += b
         reference = x @ w.T + (b if b is not None else 0)
         return output, ProjectionRun(
             name=name,
@@ -172,7 +196,36 @@ class LayerRunner:
             cosine=cosine(output, reference),
             sqnr_db=sqnr_db(output, reference),
             seconds=seconds,
+            scale_cycles=0 if scaled is None else scaled.cycles,
+            scale_predicted=0 if scaled is None else scaled.predicted,
         )
+
+    def _scaled(
+        self,
+        plans: Sequence[GemmPlan],
+        tiles: Mapping[str, np.ndarray],
+        scales: Groups,
+        bias: np.ndarray | None,
+        n: int,
+        bits: int,
+    ) -> Scaled:
+        """The groups' results through a scale-and-accumulate unit."""
+        if any(len(plan.parts) > 1 for plan in plans):
+            raise InputError(
+                f"group: must be at most {self.spec.max_k} for {self.spec.name} with scales on RTL,"
+                f" got {self.group}"
+            )
+        starts = np.cumsum([0, *(plan.jobs for plan in plans)])
+        parts = [tiles["o"][a:b] for a, b in itertools.pairwise(starts)]
+        if bits not in self._scalers:
+            self._scalers[bits] = Scaler(self.spec, group=self.group, bits=bits)
+        return self._scalers[bits].run(parts, scales, bias, n)
+
+    def close(self) -> None:
+        """Free the models of the units beside the core."""
+        for scaler in self._scalers.values():
+            scaler.close()
+        self._scalers = {}
 
     def _check_reference(
         self, name: str, prepared: Prepared, wanted: Sequence[Mapping[str, np.ndarray]]
@@ -298,6 +351,7 @@ def run_layer(
     group: int = DEFAULT_GROUP,
     text: str = DEFAULT_TEXT,
     simulator: Model | None = None,
+    hardware_scales: bool = False,
     progress: bool = True,
 ) -> RunReport:
     """The six projections of an encoder layer on the simulated RTL, a sentence's activations in.
@@ -311,6 +365,7 @@ def run_layer(
         weight_bits: widths; by default 1, 2 and 4 as far as the core has them.
         activation_bits: width of the activations, where jobs choose it; the widest if None.
         simulator: the core's Verilated model, if there is one already.
+        hardware_scales: scale and sum the groups of integers on RTL, too, bias included.
         progress: show progress on standard error.
 
     Raises:
@@ -328,7 +383,13 @@ def run_layer(
     entered = bert.hidden(tokens, layer)
     wanted = bert.layer(layer, entered)
     simulator = simulator or verilate(checked, progress=progress)
-    runner = LayerRunner(checked, simulator, group=group, activation_bits=activation_bits)
+    runner = LayerRunner(
+        checked,
+        simulator,
+        group=group,
+        activation_bits=activation_bits,
+        hardware_scales=hardware_scales,
+    )
 
     runs: list[ProjectionRun] = []
     layer_cosine = {}
@@ -345,6 +406,7 @@ def run_layer(
                 return output
 
             layer_cosine[bits] = cosine(bert.layer(layer, entered, project), wanted)
+    runner.close()
     return _report(runner.core, bert, layer, group, text, len(tokens), runs, layer_cosine)
 
 
@@ -365,6 +427,11 @@ def _report(
             failures.append(
                 f"{where}: {item.mismatches} of {item.results} results differ, "
                 f"{item.first_mismatch}"
+            )
+        if item.scale_cycles != item.scale_predicted:
+            failures.append(
+                f"{where}: {item.scale_cycles} cycles of the scales observed, "
+                f"{item.scale_predicted} by the timing model"
             )
         if not item.cycles == item.predicted == item.mapped:
             failures.append(
@@ -401,9 +468,20 @@ def _report(
         f"{lay.count(results)} results, {lay.count(sum(item.mismatches for item in runs))} of them "
         f"wrong; {lay.count(cycles)} cycles simulated in {seconds:.2f} s",
     ]
+    where = "attention, norms and activation function"
+    if any(item.scale_cycles for item in runs):
+        scaled = lay.count(sum(item.scale_cycles for item in runs))
+        first = (
+            f"groups of integers are scaled and summed, bias included, by scale_accumulate on RTL, "
+            f"{scaled} cycles as predicted beside the core; {where} are float32 in software"
+        )
+    else:
+        first = (
+            "scales of integers and the sum over their groups, each of which is its own set of "
+            f"jobs, tensor scales, bias, {where} are float32 in software"
+        )
     notes = [
-        "scales of integers and the sum over their groups, each of which is its own set of jobs, "
-        "tensor scales, bias, attention, norms and activation function are float32 in software",
+        first,
         "cosine, SQNR: a projection's output against float32 of the same input; layer: its output "
         "against an all-float32 layer",
     ]

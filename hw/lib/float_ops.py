@@ -15,12 +15,24 @@ from dataclasses import dataclass
 from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
 from hw.formats import FloatFormat
-from hw.lib.floats import NO, Parts, Unpacked, normalise, pack, place, shift_right_sticky, unpack
+from hw.lib.floats import (
+    NO,
+    Parts,
+    Unpacked,
+    count_leading_zeros,
+    narrow,
+    normalise,
+    pack,
+    place,
+    shift_right_sticky,
+    unpack,
+)
+from hw.lib.product import product_rows
 
 Cut = Callable[[str, str, Value], Value]
 
-ADD_CUTS = ("ordered", "aligned", "summed", "moved")
-MULTIPLY_CUTS = ("product", "moved", "placed")
+ADD_CUTS = ("ordered", "aligned", "summed", "counted", "moved")
+MULTIPLY_CUTS = ("rows", "product", "moved", "placed")
 
 
 def _through(cut: Cut, point: str, values: dict[str, Value]) -> dict[str, Value]:
@@ -34,8 +46,8 @@ def _at(cut: Cut, point: str) -> Callable[[str, Value], Value]:
 def add(m: Module, name: str, form: FloatFormat, a: Value, b: Value, *, cut: Cut) -> Value:
     """``a + b`` of codes of a signed format with infinities.
 
-    Cuts are :data:`ADD_CUTS`: operands by magnitude; the smaller one shifted; their sum; the sum
-    shifted, before it is rounded. Needs ``hw.lib.heap.LIBRARY``.
+    Cuts are :data:`ADD_CUTS`: operands by magnitude; the smaller one shifted; their sum; its
+    leading zeros counted; the sum shifted, before it is rounded. Needs ``hw.lib.heap.LIBRARY``.
     """
     bits = form.mantissa_bits
     swap = Signal(name=f"{name}_swap")
@@ -88,15 +100,24 @@ def add(m: Module, name: str, form: FloatFormat, a: Value, b: Value, *, cut: Cut
     sign = Signal(name=f"{name}_sign")
     # x - x is +0, and a NaN is positive.
     m.d.comb += sign.eq(state["sign"] & ~state["nan"] & ~(state["minus"] & ~magnitude.any()))
+    flags = {"sign": sign, "nan": state["nan"], "inf": state["inf"]}
+    counted = {
+        "total": magnitude,
+        "exponent": exponent,
+        "count": count_leading_zeros(m, f"{name}_zeros", magnitude, exponent),
+        **flags,
+    }
+    counted = _through(cut, "counted", counted)
     moved = normalise(
         m,
         f"{name}_norm",
-        magnitude,
-        exponent - (form.bias + bits + 3),
+        counted["total"],
+        counted["exponent"] - (form.bias + bits + 3),
         low=form.min_exponent,
-        limit=exponent,
-    ).through(_at(cut, "moved"))
-    flags = _through(cut, "moved", {"sign": sign, "nan": state["nan"], "inf": state["inf"]})
+        count=counted["count"],
+    )
+    moved = narrow(m, f"{name}_narrow", form, moved).through(_at(cut, "moved"))
+    flags = _through(cut, "moved", {field: counted[field] for field in flags})
     placed = place(m, f"{name}_place", form, moved)
     return pack(m, f"{name}_pack", form, placed, **flags)
 
@@ -140,9 +161,7 @@ def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -
     significand = Signal(width, name=f"{name}_significand")
     chosen = Mux(choice, second.power, first.power)
     power = Signal(chosen.shape(), name=f"{name}_power")
-    flags = {
-        field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")
-    }
+    flags = {field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")}
     m.d.comb += [
         significand.eq(Mux(choice, second.significand, first.significand)),
         power.eq(chosen),
@@ -151,9 +170,7 @@ def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -
             for field, flag in flags.items()
         ),
     ]
-    return Factor(
-        significand=significand, power=power, low=min(first.low, second.low), **flags
-    )
+    return Factor(significand=significand, power=power, low=min(first.low, second.low), **flags)
 
 
 def multiply(
@@ -161,22 +178,32 @@ def multiply(
 ) -> Value:
     """The product of two factors, rounded once to ``form``.
 
-    Cuts are :data:`MULTIPLY_CUTS`: the exact product; shifted; cut to the format's bits.
+    Cuts are :data:`MULTIPLY_CUTS`: the product as two numbers; as one; shifted; cut to the format's
+    bits. Needs ``hw.lib.heap.LIBRARY``.
     """
-    product = Signal(len(left.significand) + len(right.significand), name=f"{name}_product")
     nan, inf = Signal(name=f"{name}_nan"), Signal(name=f"{name}_inf")
     sign = Signal(name=f"{name}_sign")
     m.d.comb += [
-        product.eq(left.significand * right.significand),
         nan.eq(left.nan | right.nan | (left.inf & right.zero) | (left.zero & right.inf)),
         inf.eq(left.inf | right.inf),
         sign.eq((left.sign ^ right.sign) & ~nan),
     ]
-    state = {"product": product, "power": left.power + right.power}
-    state = _through(cut, "product", state)
-    moved = normalise(
-        m, f"{name}_norm", state["product"], state["power"], low=left.low + right.low
-    ).through(_at(cut, "moved"))
+    first, second = product_rows(m, name, left.significand, right.significand)
+    rows = {"first": first, "second": second, "power": left.power + right.power}
+    rows = _through(cut, "rows", rows)
+    product = Signal(len(first), name=f"{name}_product")
+    m.submodules[f"{name}_add"] = Instance(
+        "rtlgen_add",
+        p_WIDTH=len(first),
+        i_a=rows["first"],
+        i_b=rows["second"],
+        i_ci=Const(0, 1),
+        o_s=product,
+        o_co=Signal(name=f"{name}_over"),
+    )
+    state = _through(cut, "product", {"product": product, "power": rows["power"]})
+    moved = normalise(m, f"{name}_norm", state["product"], state["power"], low=left.low + right.low)
+    moved = narrow(m, f"{name}_narrow", form, moved).through(_at(cut, "moved"))
     placed = place(m, f"{name}_place", form, moved).through(_at(cut, "placed"))
     flags = {"sign": sign, "nan": nan, "inf": inf}
     for point in MULTIPLY_CUTS:

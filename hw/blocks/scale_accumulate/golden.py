@@ -235,7 +235,9 @@ def random_work(
     return job_of(spec, rng, groups, str(rng.choice(KINDS)))
 
 
-def job_of(spec: ScaleAccumulateSpec, rng: np.random.Generator, groups: int, kind: str) -> ScaleWork:
+def job_of(
+    spec: ScaleAccumulateSpec, rng: np.random.Generator, groups: int, kind: str
+) -> ScaleWork:
     """A random job of a kind."""
     m, n = spec.tile.m, spec.tile.n
     half = 1 << (spec.partial_bits - 1)

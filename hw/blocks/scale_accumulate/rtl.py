@@ -221,9 +221,7 @@ class ScaleAccumulate(wiring.Component):
                     f"a_scale_{number}", "i_a", "a_scale", rows, 0, lane.close_at
                 )
             if spec.scales_jobs:
-                own["a_scale"] = choose(
-                    f"a_scale_{number}", "i_a", "a_scale", rows, lane.close_at
-                )
+                own["a_scale"] = choose(f"a_scale_{number}", "i_a", "a_scale", rows, lane.close_at)
             if spec.bias_format is not None:
                 own["bias"] = choose(f"bias_{number}", "i_b", "bias", cols, lane.add_at)
             result = Signal(spec.turns * 32, name=f"result_{number}")

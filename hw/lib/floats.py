@@ -241,6 +241,63 @@ def _shift_left(m: Module, name: str, value: Value, amount: Value) -> Value:
     return value
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Parts):
+    """A magnitude as an integer and what is below it.
+
+    Attributes:
+        whole: the integer's lowest bits.
+        guard, sticky: its first bit behind the point, and whether anything is below that.
+        over: the integer has more bits.
+    """
+
+    whole: Value
+    guard: Value
+    sticky: Value
+    over: Value
+
+
+def fix(m: Module, name: str, magnitude: Value, exponent: Value, bits: int) -> Fixed:
+    """``magnitude * 2^exponent`` as an integer of ``bits`` bits.
+
+    A shifter to the right, widest shift first: what a stage can no longer bring into the ``bits``
+    is left out of the next one, so that most of it is no wider than the result.
+    """
+    # Above the point as far as a value that fits can be shifted up, below it the guard bit.
+    value: Value = Cat(Const(0, bits + 1), magnitude)
+    least, highest = _range(exponent)
+    amount = Signal(_signed(bits - highest, bits - least), name=f"{name}_amount")
+    matter = min(len(amount) - 1, len(value).bit_length())
+    m.d.comb += amount.eq(bits - exponent)
+    lost: list[Value] = []
+    above: list[Value] = []
+    for stage in reversed(range(matter)):
+        step = 1 << stage
+        shifted = Signal(len(value), name=f"{name}_right_{step}")
+        fallen = Signal(name=f"{name}_lost_{step}")
+        m.d.comb += [
+            shifted.eq(Mux(amount[stage], value[step:], value)),
+            fallen.eq(amount[stage] & value[:step].any()),
+        ]
+        lost.append(fallen)
+        reach = bits + step
+        if len(value) > reach:
+            above.append(shifted[reach:].any())
+        value = shifted[:reach]
+    beyond, up = Signal(name=f"{name}_beyond"), Signal(name=f"{name}_up")
+    some, over = Signal(name=f"{name}_some"), Signal(name=f"{name}_over")
+    kept, sticky = Signal(bits + 1, name=f"{name}_kept"), Signal(name=f"{name}_sticky")
+    m.d.comb += [
+        up.eq(amount[-1]),
+        beyond.eq(amount[matter:-1].any() & ~up),
+        some.eq(magnitude.any()),
+        over.eq(Mux(up, some, Cat(*above).any() & ~beyond)),
+        kept.eq(value & (~beyond).replicate(bits + 1)),
+        sticky.eq(Mux(beyond, some, Cat(*lost).any())),
+    ]
+    return Fixed(whole=kept[1:], guard=kept[0], sticky=sticky, over=over)
+
+
 def narrow(m: Module, name: str, form: FloatFormat, value: Normalised) -> Normalised:
     """Without the bits that can only be sticky in that format: less to register."""
     drop = len(value.magnitude) - (form.mantissa_bits + 2)

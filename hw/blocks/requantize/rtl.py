@@ -118,17 +118,28 @@ class Lane(wiring.Component):
         nearest = Signal(spec.target_bits + 1, name="nearest")
         total = Signal(signed_shape(spec.target_bits + 3), name="total")
         clipped = Signal(signed_shape(spec.target_bits + 1), name="clipped")
-        zero: Value = Const(0, 1)
-        if spec.zero_point:
-            zero = self.zero.as_signed() if spec.signed else self.zero
         m.d.comb += [
             up.eq(fixed.guard & (fixed.sticky | fixed.whole[0])),
             # A NaN is the zero point.
             nearest.eq((fixed.whole + up) & (~nan).replicate(len(nearest))),
             far.eq((fixed.over | inf) & ~nan),
-            total.eq(Mux(sign, -nearest, nearest) + zero),
             clipped.eq(total),
         ]
+        # The zero point plus or minus the nearest integer: a complement and a carry.
+        width = len(total)
+        magnitude, zero = Signal(width, name="wide"), Signal(width, name="zero_wide")
+        m.d.comb += magnitude.eq(nearest)
+        if spec.zero_point:
+            m.d.comb += zero.eq(self.zero.as_signed() if spec.signed else self.zero)
+        m.submodules.add = Instance(
+            "rtlgen_add",
+            p_WIDTH=width,
+            i_a=magnitude ^ sign.replicate(width),
+            i_b=zero,
+            i_ci=sign,
+            o_s=total,
+            o_co=Signal(name="total_over"),
+        )
         with m.If(Mux(far, ~sign, total > high)):
             m.d.comb += clipped.eq(high)
         with m.Elif(Mux(far, sign, total < low)):

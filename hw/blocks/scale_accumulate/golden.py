@@ -32,6 +32,9 @@ from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream, StreamField
 
+QUIET = 0x7FC00000
+"""The NaN that every operation makes."""
+
 GROUPS = {"minimum": (1, 1), "small": (1, 4), "large": (6, 16)}
 
 
@@ -136,16 +139,30 @@ def fl(exact: np.ndarray) -> np.ndarray:
     return FP32.decode(FP32.encode(exact))
 
 
+def _given(name: str, operand: np.ndarray | None) -> np.ndarray:
+    """An operand that the specification asks for. ``ValueError``: the job has none."""
+    if operand is None:
+        raise ValueError(f"{name}: is required")
+    return operand
+
+
+def _values(name: str, form: FloatFormat | None, codes: np.ndarray | None) -> np.ndarray | None:
+    """Values of codes; None where the specification has no such format."""
+    return None if form is None else form.decode(_given(name, codes))
+
+
 def sums(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
     """``(G, M, N)`` ``float64``: the FP32 sum behind every group."""
     q = corrected(work).astype(np.float64)
     total = np.zeros(q.shape[1:])
     found = []
+    w_scale = spec.weight_format.decode(work.w_scale)
+    a_scale = _values("a_scale", spec.activation_format, work.a_scale)
     with np.errstate(invalid="ignore"):
         for g in range(work.groups):
-            x = fl(q[g] * spec.weight_format.decode(work.w_scale[g])[None, :])
-            if spec.scales_groups:
-                x = fl(x * spec.activation_format.decode(work.a_scale[g])[:, None])
+            x = fl(q[g] * w_scale[g][None, :])
+            if a_scale is not None and spec.scales_groups:
+                x = fl(x * a_scale[g][:, None])
             total = fl(total + x)
             found.append(total)
     return np.stack(found)
@@ -155,37 +172,50 @@ def corrected(work: ScaleWork) -> np.ndarray:
     """``q``, ``(G, M, N)`` ``int64``."""
     q = work.p.astype(np.int64)
     if work.z is not None:
-        q = q - work.z.astype(np.int64)[:, None, :] * work.r.astype(np.int64)[:, :, None]
+        r = _given("r", work.r).astype(np.int64)
+        q = q - work.z.astype(np.int64)[:, None, :] * r[:, :, None]
     return q
 
 
 def results(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
     """``(M, N)`` FP32 codes, ``int64``."""
     value = sums(spec, work)[-1]
+    a_scale = _values("a_scale", spec.activation_format, work.a_scale)
+    bias = _values("bias", spec.bias_format, work.bias)
     with np.errstate(invalid="ignore"):
-        if spec.scales_jobs:
-            value = fl(value * spec.activation_format.decode(work.a_scale[0])[:, None])
+        if a_scale is not None and spec.scales_jobs:
+            value = fl(value * a_scale[0][:, None])
         if spec.tensor_scale:
-            value = fl(value * FP32.decode(np.array(work.tensor_scale)))
-        if spec.bias_format is not None:
-            value = fl(value + spec.bias_format.decode(work.bias)[None, :])
+            value = fl(value * FP32.decode(_tensor(work)))
+        if bias is not None:
+            value = fl(value + bias[None, :])
     codes = FP32.encode(value).astype(np.int64)
-    return np.where(np.isnan(value), FP32.nan_code, codes)
+    return np.where(np.isnan(value), QUIET, codes)
+
+
+def _tensor(work: ScaleWork) -> np.ndarray:
+    if work.tensor_scale is None:
+        raise ValueError("tensor_scale: is required")
+    return np.array([work.tensor_scale])
 
 
 def beats(spec: ScaleAccumulateSpec, work: ScaleWork) -> dict[str, dict[str, np.ndarray]]:
     """Input beats."""
     job = {"groups_m1": np.array([work.groups - 1])}
     if spec.tensor_scale:
-        job["tensor_scale"] = np.array([work.tensor_scale])
-    found = {"i_job": job, "i_p": {"p": work.p}, "i_s": {"w_scale": work.w_scale}}
+        job["tensor_scale"] = _tensor(work)
+    found: dict[str, dict[str, np.ndarray]] = {
+        "i_job": job,
+        "i_p": {"p": work.p},
+        "i_s": {"w_scale": work.w_scale},
+    }
     if spec.zero_point_bits:
-        found["i_s"]["z"] = work.z
-        found["i_r"] = {"r": work.r}
+        found["i_s"]["z"] = _given("z", work.z)
+        found["i_r"] = {"r": _given("r", work.r)}
     if spec.activation_format is not None:
-        found["i_a"] = {"a_scale": work.a_scale}
+        found["i_a"] = {"a_scale": _given("a_scale", work.a_scale)}
     if spec.bias_format is not None:
-        found["i_b"] = {"bias": work.bias[None, :]}
+        found["i_b"] = {"bias": _given("bias", work.bias)[None, :]}
     return found
 
 
@@ -201,7 +231,8 @@ def explain(
     _, m, n = index
     parts = [f"p[:,{m},{n}]={work.p[:, m, n].tolist()}", f"w_scale={_hex(work.w_scale[:, n])}"]
     if work.z is not None:
-        parts.append(f"z={work.z[:, n].tolist()} r={work.r[:, m].tolist()}")
+        r = _given("r", work.r)
+        parts.append(f"z={work.z[:, n].tolist()} r={r[:, m].tolist()}")
     if work.a_scale is not None:
         parts.append(f"a_scale={_hex(work.a_scale[:, m])}")
     if work.tensor_scale is not None:
@@ -270,7 +301,7 @@ def job_of(
             for each in (z, r, a_scale if spec.scales_groups else None):
                 if each is not None:
                     each[g] = each[g - 1]
-            if z is not None:
+            if z is not None and r is not None:
                 p[g] = np.clip(2 * z[g][None, :] * r[g][:, None] - p[g - 1], -half, half - 1)
     return ScaleWork(
         p=p, w_scale=w_scale, z=z, r=r, a_scale=a_scale, tensor_scale=tensor, bias=bias

@@ -8,8 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.formats import FP32, FloatFormat
-from hw.lib.float_ops import MULTIPLY_CUTS, Cut, Factor, add, either, factor, multiply
-from hw.lib.floats import NO, Parts, round_to, unpack
+from hw.lib.float_ops import Cut, Factor, add, either, factor, multiply
+from hw.lib.floats import NO, round_to, unpack
 
 MINUS_ZERO = 1 << 31
 """What changes nothing when it is added: x + (-0) is x, of both zeros too."""
@@ -75,7 +75,7 @@ class Lane(wiring.Component):
 
     @property
     def _unit(self) -> int:
-        return 2 + len(MULTIPLY_CUTS)
+        return len(_MULTIPLY_AT) - 1
 
     @property
     def close_at(self) -> int:
@@ -176,7 +176,7 @@ class Lane(wiring.Component):
 
     def _multiply(self, m: Module, name: str, left: Factor, right: Factor) -> Value:
         """A unit: operands behind a register, and the product behind its last."""
-        register = _registers(m, name, ("left", "right", "rounded", *MULTIPLY_CUTS))
+        register = _registers(m, name, _MULTIPLY_AT)
         left, right = (
             _behind(register, side, each) for side, each in (("left", left), ("right", right))
         )
@@ -215,7 +215,10 @@ class Lane(wiring.Component):
         return Mux(self.bias_turn, self._bias(m), nothing)
 
 
-_ADD_AT = ("aligned", "summed", "moved")
+_MULTIPLY_AT = ("left", "right", "product", "moved", "rounded")
+"""Cuts of a unit that have registers; both operands are one cut."""
+
+_ADD_AT = ("aligned", "counted")
 """Cuts of the addition that have registers."""
 
 

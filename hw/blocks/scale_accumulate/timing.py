@@ -14,9 +14,9 @@ FORMULA = (
 
 CORRECT = 1
 """Stages of the zero points' correction."""
-MULTIPLY = 5
+MULTIPLY = 4
 """Stages from operands to their rounded product."""
-ADD = 4
+ADD = 3
 """Stages from operands to their rounded sum."""
 
 

@@ -12,7 +12,7 @@ class Fifo(wiring.Component):
 
     Members:
         push, data: put a word in; only while ``room``.
-        room: fewer than ``depth`` words are in; from a register, a pop in the same cycle is no room.
+        room: fewer than ``depth`` words are in; a pop in the same cycle makes no room yet.
         pop: take the head away; only while ``some``.
         head, some: the oldest word, if there is one.
 

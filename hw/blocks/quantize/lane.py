@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hw.blocks.quantize.scale import Stages, limit_width, limits
 from hw.blocks.quantize.spec import QuantizeSpec
 from hw.blocks.quantize.timing import lane_stages
-from hw.formats import IntegerFormat
+from hw.formats import FloatFormat, IntegerFormat
 from hw.lib.floats import NO, Normalised, pack, place, shift_right_sticky, unpack
 
 
@@ -73,7 +73,7 @@ class Lane(wiring.Component):
         elif isinstance(self.spec.format.element, IntegerFormat):
             q = self._shift(m, stages)
         else:
-            q = self._float(m, stages)
+            q = self._float(m, stages, self.spec.format.element)
         (held,) = stages.registers(q=q)
         if stages.index != len(enables):
             raise AssertionError(f"{stages.index} stages, timing says {len(enables)}")
@@ -120,7 +120,9 @@ class Lane(wiring.Component):
             m.d.comb += [kept.eq(0), sticky.eq(0)]
         return kept, sticky
 
-    def _integer(self, m: Module, sign: Value, magnitude: Value, below: Value, over: Value) -> Value:
+    def _integer(
+        self, m: Module, sign: Value, magnitude: Value, below: Value, over: Value
+    ) -> Value:
         """Round a magnitude with one bit below the point, clip it, give it its sign."""
         bits = self.spec.format.element.width
         whole, half = magnitude[1:], magnitude[0]
@@ -154,10 +156,9 @@ class Lane(wiring.Component):
         )
         return self._integer(m, sign, kept, below, over)
 
-    def _float(self, m: Module, stages: Stages) -> Value:
+    def _float(self, m: Module, stages: Stages, element: FloatFormat) -> Value:
         """Floating-point elements under a power of two."""
-        spec = self.spec
-        form, element, scale = spec.source, spec.format.element, spec.format.scale
+        form, scale = self.spec.source, self.spec.format.scale
         (x,) = stages.registers(x=self.x)
         # Moved up until the element has no leading one any more either.
         smallest = form.min_exponent - form.mantissa_bits - element.max_exponent
@@ -169,9 +170,7 @@ class Lane(wiring.Component):
         m.d.comb += lowest.eq(exponent - self.offset_0.as_signed() - form.mantissa_bits)
         masked = Signal(len(value), name="masked")
         m.d.comb += masked.eq(value & alive.replicate(len(value)))
-        found = Normalised(
-            magnitude=masked, exponent=lowest, sticky=NO, low=-(1 << 10)
-        )
+        found = Normalised(magnitude=masked, exponent=lowest, sticky=NO, low=-(1 << 10))
         placed = replace(place(m, "place", element, found), zero=NO).through(stages.register)
         sign = stages.register("sign", sign & alive)
         stages.index += 1

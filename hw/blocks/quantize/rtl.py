@@ -14,8 +14,8 @@ from amaranth.lib import wiring
 from hw.block import Design
 from hw.blocks.quantize import golden
 from hw.blocks.quantize.lane import Lane, wants
-from hw.blocks.quantize.scale import Stages, group_scale
-from hw.blocks.quantize.spec import QuantizeSpec
+from hw.blocks.quantize.scale import Stages, group_scale, key, key_width
+from hw.blocks.quantize.spec import JOB_GROUPS_BITS, QuantizeSpec
 from hw.blocks.quantize.timing import lane_stages, scale_stages
 from hw.lib.fifo import Fifo
 from hw.lib.gemm_shell import component_streams, field_slice
@@ -62,10 +62,11 @@ class Quantize(wiring.Component):
         m.d.comb += take.eq(full & active & room & (~peak_full | peak_move))
         m.d.sync += peak_full.eq(take | (peak_full & ~peak_move))
         width = spec.source.width
-        magnitudes: list[Value] = [
-            held[i * width : (i + 1) * width - 1] for i in range(spec.lanes)
+        magnitudes = [
+            key(m, spec, f"element_{i}", held[i * width : (i + 1) * width - 1])
+            for i in range(spec.lanes)
         ]
-        peak = Signal(width - 1, reset_less=True)
+        peak = Signal(key_width(spec), reset_less=True)
         peak_first = Signal(reset_less=True)
         peak_last = Signal(reset_less=True)
         peak_tensor = Signal(len(tensor), reset_less=True)
@@ -76,8 +77,8 @@ class Quantize(wiring.Component):
                 peak_last.eq(last),
                 peak_tensor.eq(tensor),
             ]
-        running = Signal(width - 1, reset_less=True)
-        best = Signal(width - 1)
+        running = Signal(key_width(spec), reset_less=True)
+        best = Signal(key_width(spec))
         m.d.comb += best.eq(
             Mux(~peak_first & (running > peak), running, peak) if spec.beats > 1 else peak
         )
@@ -195,7 +196,7 @@ class Quantize(wiring.Component):
 
         job = golden.job_stream(spec)
         active, finish, load = Signal(), Signal(), Signal()
-        groups_left = Signal(golden.JOB_GROUPS_BITS, reset_less=True)
+        groups_left = Signal(JOB_GROUPS_BITS, reset_less=True)
         m.d.comb += [
             finish.eq(take & last & ~groups_left.any()),
             self.i_job.ready.eq(~active | finish),
@@ -263,5 +264,5 @@ def build(spec: QuantizeSpec) -> Design:
         f"{spec.name}_lane": Lane(spec),
     }
     if spec.length == "job":
-        parts[f"{spec.name}_queue"] = Fifo(width - 1, spec.beats + 1)
+        parts[f"{spec.name}_queue"] = Fifo(key_width(spec), spec.beats + 1)
     return Design(top=Quantize(spec), parts=parts, library=LIBRARY)

@@ -137,7 +137,9 @@ def _tensor_scale(spec: QuantizeSpec, rng: np.random.Generator, absmax: float) -
     form = spec.format
     factor = absmax / (form.scale.max * form.element.max) * 2.0 ** int(rng.integers(-3, 12))
     factor = min(max(factor, FP32.min_normal), FP32.max) if factor else 1.0
-    return int(FP32.encode(factor, overflow="saturate"))
+    code = int(FP32.encode(factor, overflow="saturate"))
+    # Ties need a step of few bits.
+    return code & 0x7F80_0000 if kind == 2 and factor >= FP32.min_normal else code
 
 
 def _groups(spec: QuantizeSpec, rng: np.random.Generator, groups: int, length: int) -> np.ndarray:

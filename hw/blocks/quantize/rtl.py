@@ -69,14 +69,16 @@ class Quantize(wiring.Component):
         peak = Signal(key_width(spec), reset_less=True)
         peak_first = Signal(reset_less=True)
         peak_last = Signal(reset_less=True)
-        peak_tensor = Signal(len(tensor), reset_less=True)
+        peak_tensor = tensor
         with m.If(take):
             m.d.sync += [
                 peak.eq(_largest(m, "beat", magnitudes)),
                 peak_first.eq(first),
                 peak_last.eq(last),
-                peak_tensor.eq(tensor),
             ]
+            if spec.kind == "nv":
+                peak_tensor = Signal(32, reset_less=True)
+                m.d.sync += peak_tensor.eq(tensor)
         running = Signal(key_width(spec), reset_less=True)
         best = Signal(key_width(spec))
         m.d.comb += best.eq(
@@ -92,19 +94,18 @@ class Quantize(wiring.Component):
         loads = [Signal(name=f"known_load_{i}") for i in range(count)]
         complete = Signal()
         open_ = Signal()
+        m.d.comb += [open_.eq(~known[0] | moves[0]), loads[0].eq(complete & open_)]
         absmax: Value = best
         if spec.length == "job":
-            # Short groups behind a long one wait with their magnitudes.
-            absmax = self._queue(m, peak_move & peak_last, best, open_, complete, loads[0])
+            # Short groups behind a long one wait with their magnitudes; of each one beat at least
+            # is in the buffer, and there is a place for every one that the stages do not hold.
+            m.d.comb += peak_move.eq(peak_full)
+            absmax = self._queue(m, peak_move & peak_last, best, complete, loads[0])
         else:
             m.d.comb += [
                 complete.eq(peak_full & peak_last),
-                open_.eq(~known[0] | moves[0]),
+                peak_move.eq(peak_full & (~peak_last | open_)),
             ]
-        m.d.comb += [
-            peak_move.eq(peak_full & (~peak_last | open_)),
-            loads[0].eq(complete & (~known[0] | moves[0])),
-        ]
         for i in range(count):
             if i + 1 < count:
                 m.d.comb += [
@@ -126,6 +127,7 @@ class Quantize(wiring.Component):
             o_room=room,
             i_pop=pop,
             o_head=word,
+            o_some=Signal(name="buffer_some"),
         )
         depth = lane_stages(spec)
         busy = [Signal(name=f"busy_{i}") for i in range(depth)]
@@ -223,9 +225,7 @@ class Quantize(wiring.Component):
                 m.d.sync += tensor.eq(field_slice(job, self.i_job.payload, "tensor_scale"))
         return active, first, last, tensor
 
-    def _queue(
-        self, m: Module, push: Value, data: Value, open_: Signal, complete: Signal, pop: Value
-    ) -> Value:
+    def _queue(self, m: Module, push: Value, data: Value, complete: Signal, pop: Value) -> Value:
         """Magnitudes that wait for their turn."""
         head = Signal(len(data), name="waiting")
         m.submodules.queue = Instance(
@@ -234,7 +234,7 @@ class Quantize(wiring.Component):
             i_rst=ResetSignal(),
             i_push=push,
             i_data=data,
-            o_room=open_,
+            o_room=Signal(name="queue_room"),
             i_pop=pop,
             o_head=head,
             o_some=complete,
@@ -264,5 +264,5 @@ def build(spec: QuantizeSpec) -> Design:
         f"{spec.name}_lane": Lane(spec),
     }
     if spec.length == "job":
-        parts[f"{spec.name}_queue"] = Fifo(key_width(spec), spec.beats + 1)
+        parts[f"{spec.name}_queue"] = Fifo(key_width(spec), buffer_depth(spec) - scale_stages(spec))
     return Design(top=Quantize(spec), parts=parts, library=LIBRARY)

@@ -96,10 +96,15 @@ def by_exponent(spec: QuantizeSpec) -> bool:
     return spec.kind == "power" and spec.source.exponent_bits == spec.format.scale.width == 8
 
 
+def rounds_up(spec: QuantizeSpec) -> bool:
+    """Whether a largest magnitude can have a significand above the largest element's."""
+    return spec.rule == "ceil" and _largest_significand(spec) < (2 << spec.source.mantissa_bits) - 1
+
+
 def key_width(spec: QuantizeSpec) -> int:
     """Bits of what stands for a magnitude when the largest is looked for."""
     if by_exponent(spec):
-        return spec.source.exponent_bits + (spec.rule == "ceil")
+        return spec.source.exponent_bits + rounds_up(spec)
     return spec.source.width - 1
 
 
@@ -110,7 +115,7 @@ def key(m: Module, spec: QuantizeSpec, name: str, magnitude: Value) -> Value:
         return magnitude
     bits = spec.source.mantissa_bits
     exponent = magnitude[bits:]
-    if spec.rule == "floor":
+    if not rounds_up(spec):
         return exponent
     # One place below the first exponent, subnormal numbers have their leading one a bit lower.
     leading = exponent.any()
@@ -178,14 +183,14 @@ def _power(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value) -> Grou
     special = Signal(name="special")
     some: Value = Const(1, 1)
     if by_exponent(spec):
-        up = held[0] if spec.rule == "ceil" else NO
+        up = held[0] if rounds_up(spec) else NO
         exponent = held[key_width(spec) - form.exponent_bits :]
         m.d.comb += [special.eq(exponent.all()), power.eq(exponent + move + up)]
     else:
         parts = unpack(m, "absmax", form, Cat(held, Const(0, 1)))
         value, count = leading_zeros(m, "absmax_norm", parts.significand)
         up = NO
-        if spec.rule == "ceil":
+        if rounds_up(spec):
             up = Signal(name="larger")
             m.d.comb += up.eq(value > _largest_significand(spec))
         some = value[-1]
@@ -306,7 +311,7 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
     z = round(math.log2(element.max / c))
     width = 24 + c.bit_length()
     divisor = Signal(width, name="divisor")
-    dividend = Cat(Const(0, width - top), a_value) if width > top else a_value
+    dividend = Cat(Const(0, width - top), a_value)
     # Exponent of the quotient's lowest digit, and of the step's lowest bit less the scale's.
     exponent = Signal(signed(11), name="quotient_exponent")
     a_bias = form.bias + width - 1
@@ -315,9 +320,10 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
         divisor.eq(t_value * c),
         exponent.eq(a_exp - t_exp + (t_bias - a_bias - z - (SCALE_DIGITS - 2))),
     ]
-    rest, low, digits = dividend[1:], dividend[0], Const(0, 0)
-    divisor, rest, low, exponent, dead, t_value, t_exp = stages.registers(
-        divisor=divisor, rest=rest, low=low, exponent=exponent, dead=dead, t=t_value, t_exp=t_exp
+    # The first digit is worth two; the dividend's lowest bits are 0.
+    rest, digits = dividend[1:], Const(0, 0)
+    divisor, rest, exponent, dead, t_value, t_exp = stages.registers(
+        divisor=divisor, rest=rest, exponent=exponent, dead=dead, t=t_value, t_exp=t_exp
     )
     for first in range(0, SCALE_DIGITS, spec.pipeline.digits):
         last = min(first + spec.pipeline.digits, SCALE_DIGITS)
@@ -331,7 +337,7 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
                 left.eq(Mux(digit, difference, rest)),
             ]
             digits = Cat(digit, digits)
-            rest = Cat(low if index == 0 else Const(0, 1), left)
+            rest = Cat(Const(0, 1), left)
         digits, rest, divisor, exponent, dead, t_value, t_exp = stages.registers(
             digits=digits,
             rest=rest,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,7 +12,7 @@ class Fifo(wiring.Component):
 
     Members:
         push, data: put a word in; only while ``room``.
-        room: fewer than ``depth`` words are in; from a register, a pop in the same cycle is no room.
+        room: fewer than ``depth`` words are in; a pop in the same cycle makes no room yet.
         pop: take the head away; only while ``some``.
         head, some: the oldest word, if there is one.
 
@@ -39,7 +39,7 @@ class Fifo(wiring.Component):
         depth = self.depth
         slots = [Signal(self.width, name=f"slot_{i}", reset_less=True) for i in range(depth)]
         count = Signal(range(depth + 1))
-        put, get = Signal(range(depth)), Signal(range(depth))
+        put, get = (Signal(range(max(2, depth)), name=name) for name in ("put", "get"))
         with m.If(self.push & ~self.pop):
             m.d.sync += count.eq(count + 1)
         with m.Elif(self.pop & ~self.push):
@@ -53,11 +53,16 @@ class Fifo(wiring.Component):
             with m.If(get == depth - 1):
                 m.d.sync += get.eq(0)
         for i, slot in enumerate(slots):
-            with m.If(self.push & (put == i)):
+            with m.If(self.push & (put == i if i else ~put.any())):
                 m.d.sync += slot.eq(self.data)
         m.d.comb += [
             self.room.eq(count != depth),
             self.some.eq(count != 0),
-            self.head.eq(Array(slots)[get]),
         ]
+        with m.Switch(get):
+            for i, slot in enumerate(slots[:-1]):
+                with m.Case(i):
+                    m.d.comb += self.head.eq(slot)
+            with m.Default():
+                m.d.comb += self.head.eq(slots[-1])
         return m

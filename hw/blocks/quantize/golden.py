@@ -8,7 +8,7 @@ group of zeros has the smallest scale, one with a NaN or an infinity the scale N
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hw.blocks.quantize.spec import JOB_GROUPS_BITS, QuantizeSpec
 from hw.formats import FP32, IntegerFormat, Quantized
@@ -91,8 +91,6 @@ def check_work(spec: QuantizeSpec, work: QuantizeWork) -> None:
 
 def quantized(spec: QuantizeSpec, work: QuantizeWork) -> Quantized:
     """Codes ``(groups, elements)`` and scales ``(groups, 1)``."""
-    from dataclasses import replace
-
     check_work(spec, work)
     form = replace(spec.format, block=work.x.shape[1])
     return form.quantize(spec.source.decode(work.x), tensor_scale=work.tensor_scale)
@@ -139,7 +137,9 @@ def _tensor_scale(spec: QuantizeSpec, rng: np.random.Generator, absmax: float) -
     form = spec.format
     factor = absmax / (form.scale.max * form.element.max) * 2.0 ** int(rng.integers(-3, 12))
     factor = min(max(factor, FP32.min_normal), FP32.max) if factor else 1.0
-    return int(FP32.encode(factor, overflow="saturate"))
+    code = int(FP32.encode(factor, overflow="saturate"))
+    # Ties need a step of few bits.
+    return code & 0x7F80_0000 if kind == 2 and factor >= FP32.min_normal else code
 
 
 def _groups(spec: QuantizeSpec, rng: np.random.Generator, groups: int, length: int) -> np.ndarray:
@@ -173,7 +173,7 @@ def _groups(spec: QuantizeSpec, rng: np.random.Generator, groups: int, length: i
     # Largest magnitudes around a power of two and around the largest element's significand.
     base = rng.integers(1, (1 << form.exponent_bits) - 1, size=(groups, 1)) << form.mantissa_bits
     edges = base + rng.integers(-3, 4, size=shape)
-    top = int(round((np.frexp(spec.format.element.max)[0] * 2 - 1) * (1 << form.mantissa_bits)))
+    top = round((np.frexp(spec.format.element.max)[0] * 2 - 1) * (1 << form.mantissa_bits))
     edges = np.where(rng.random((groups, 1)) < 0.5, edges, edges + top)
     codes = np.where(kind == 5, np.clip(edges, 0, form.max_code) | signs, codes)
     special = rng.random(shape) < 1 / length
@@ -224,6 +224,36 @@ def corner_works(spec: QuantizeSpec, rng: np.random.Generator) -> tuple[Quantize
     for _ in range(4):
         works.append(_work(spec, rng, _groups(spec, rng, 40, spec.group)))
     return tuple(works)
+
+
+def exhaustive_works(spec: QuantizeSpec) -> tuple[QuantizeWork, ...] | None:
+    """Every code of 16 bits as the largest of its group, and under a few largest ones."""
+    form = spec.source
+    if form.width > 16 or spec.beats > 8 or spec.lanes > 64:
+        return None
+    rng = np.random.default_rng(0)
+    half = 1 << (form.width - 1)
+    codes = np.arange(half)
+    alone = np.zeros((half, spec.group), dtype=np.int64)
+    alone[codes, rng.integers(0, spec.group, half)] = codes | (half * (codes & 1))
+    sets = [alone]
+    # The least, the last subnormal, around one, any, the largest.
+    one, leading = form.bias << form.mantissa_bits, 1 << form.mantissa_bits
+    for largest in (1, leading - 1, one, int(rng.integers(leading, form.max_code)), form.max_code):
+        below = np.arange(largest + 1)
+        both = np.concatenate([below, below | half])
+        groups = -(-len(both) // max(1, spec.group - 1))
+        under = np.resize(both, (groups, max(1, spec.group - 1)))
+        if spec.group > 1:
+            under = np.insert(under, 0, largest, axis=1)
+        sets.append(under)
+    return tuple(_work(spec, rng, part) for whole in sets for part in _parts(whole))
+
+
+def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Groups in works of as many as a job counts."""
+    for start in range(0, len(x), 1 << JOB_GROUPS_BITS):
+        yield x[start : start + (1 << JOB_GROUPS_BITS)]
 
 
 def explain(

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from hw.blocks.quantize.scale import Stages, limit_width, limits
 from hw.blocks.quantize.spec import QuantizeSpec
 from hw.blocks.quantize.timing import lane_stages
-from hw.formats import IntegerFormat
+from hw.formats import FloatFormat, IntegerFormat
 from hw.lib.floats import NO, Normalised, pack, place, shift_right_sticky, unpack
 
 
@@ -73,7 +73,7 @@ class Lane(wiring.Component):
         elif isinstance(self.spec.format.element, IntegerFormat):
             q = self._shift(m, stages)
         else:
-            q = self._float(m, stages)
+            q = self._float(m, stages, self.spec.format.element)
         (held,) = stages.registers(q=q)
         if stages.index != len(enables):
             raise AssertionError(f"{stages.index} stages, timing says {len(enables)}")
@@ -156,10 +156,9 @@ class Lane(wiring.Component):
         )
         return self._integer(m, sign, kept, below, over)
 
-    def _float(self, m: Module, stages: Stages) -> Value:
+    def _float(self, m: Module, stages: Stages, element: FloatFormat) -> Value:
         """Floating-point elements under a power of two."""
-        spec = self.spec
-        form, element, scale = spec.source, spec.format.element, spec.format.scale
+        form, scale = self.spec.source, self.spec.format.scale
         (x,) = stages.registers(x=self.x)
         # Moved up until the element has no leading one any more either.
         smallest = form.min_exponent - form.mantissa_bits - element.max_exponent

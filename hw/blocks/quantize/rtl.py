@@ -14,8 +14,8 @@ from amaranth.lib import wiring
 from hw.block import Design
 from hw.blocks.quantize import golden
 from hw.blocks.quantize.lane import Lane, wants
-from hw.blocks.quantize.scale import Stages, group_scale
-from hw.blocks.quantize.spec import QuantizeSpec
+from hw.blocks.quantize.scale import Stages, group_scale, key, key_width
+from hw.blocks.quantize.spec import JOB_GROUPS_BITS, QuantizeSpec
 from hw.blocks.quantize.timing import lane_stages, scale_stages
 from hw.lib.fifo import Fifo
 from hw.lib.gemm_shell import component_streams, field_slice
@@ -62,20 +62,25 @@ class Quantize(wiring.Component):
         m.d.comb += take.eq(full & active & room & (~peak_full | peak_move))
         m.d.sync += peak_full.eq(take | (peak_full & ~peak_move))
         width = spec.source.width
-        magnitudes: list[Value] = [held[i * width : (i + 1) * width - 1] for i in range(spec.lanes)]
-        peak = Signal(width - 1, reset_less=True)
+        magnitudes = [
+            key(m, spec, f"element_{i}", held[i * width : (i + 1) * width - 1])
+            for i in range(spec.lanes)
+        ]
+        peak = Signal(key_width(spec), reset_less=True)
         peak_first = Signal(reset_less=True)
         peak_last = Signal(reset_less=True)
-        peak_tensor = Signal(len(tensor), reset_less=True)
+        peak_tensor = tensor
         with m.If(take):
             m.d.sync += [
                 peak.eq(_largest(m, "beat", magnitudes)),
                 peak_first.eq(first),
                 peak_last.eq(last),
-                peak_tensor.eq(tensor),
             ]
-        running = Signal(width - 1, reset_less=True)
-        best = Signal(width - 1)
+            if spec.kind == "nv":
+                peak_tensor = Signal(32, reset_less=True)
+                m.d.sync += peak_tensor.eq(tensor)
+        running = Signal(key_width(spec), reset_less=True)
+        best = Signal(key_width(spec))
         m.d.comb += best.eq(
             Mux(~peak_first & (running > peak), running, peak) if spec.beats > 1 else peak
         )
@@ -89,19 +94,18 @@ class Quantize(wiring.Component):
         loads = [Signal(name=f"known_load_{i}") for i in range(count)]
         complete = Signal()
         open_ = Signal()
+        m.d.comb += [open_.eq(~known[0] | moves[0]), loads[0].eq(complete & open_)]
         absmax: Value = best
         if spec.length == "job":
-            # Short groups behind a long one wait with their magnitudes.
-            absmax = self._queue(m, peak_move & peak_last, best, open_, complete, loads[0])
+            # Short groups behind a long one wait with their magnitudes; of each one beat at least
+            # is in the buffer, and there is a place for every one that the stages do not hold.
+            m.d.comb += peak_move.eq(peak_full)
+            absmax = self._queue(m, peak_move & peak_last, best, complete, loads[0])
         else:
             m.d.comb += [
                 complete.eq(peak_full & peak_last),
-                open_.eq(~known[0] | moves[0]),
+                peak_move.eq(peak_full & (~peak_last | open_)),
             ]
-        m.d.comb += [
-            peak_move.eq(peak_full & (~peak_last | open_)),
-            loads[0].eq(complete & (~known[0] | moves[0])),
-        ]
         for i in range(count):
             if i + 1 < count:
                 m.d.comb += [
@@ -123,6 +127,7 @@ class Quantize(wiring.Component):
             o_room=room,
             i_pop=pop,
             o_head=word,
+            o_some=Signal(name="buffer_some"),
         )
         depth = lane_stages(spec)
         busy = [Signal(name=f"busy_{i}") for i in range(depth)]
@@ -193,7 +198,7 @@ class Quantize(wiring.Component):
 
         job = golden.job_stream(spec)
         active, finish, load = Signal(), Signal(), Signal()
-        groups_left = Signal(golden.JOB_GROUPS_BITS, reset_less=True)
+        groups_left = Signal(JOB_GROUPS_BITS, reset_less=True)
         m.d.comb += [
             finish.eq(take & last & ~groups_left.any()),
             self.i_job.ready.eq(~active | finish),
@@ -220,9 +225,7 @@ class Quantize(wiring.Component):
                 m.d.sync += tensor.eq(field_slice(job, self.i_job.payload, "tensor_scale"))
         return active, first, last, tensor
 
-    def _queue(
-        self, m: Module, push: Value, data: Value, open_: Signal, complete: Signal, pop: Value
-    ) -> Value:
+    def _queue(self, m: Module, push: Value, data: Value, complete: Signal, pop: Value) -> Value:
         """Magnitudes that wait for their turn."""
         head = Signal(len(data), name="waiting")
         m.submodules.queue = Instance(
@@ -231,7 +234,7 @@ class Quantize(wiring.Component):
             i_rst=ResetSignal(),
             i_push=push,
             i_data=data,
-            o_room=open_,
+            o_room=Signal(name="queue_room"),
             i_pop=pop,
             o_head=head,
             o_some=complete,
@@ -261,5 +264,5 @@ def build(spec: QuantizeSpec) -> Design:
         f"{spec.name}_lane": Lane(spec),
     }
     if spec.length == "job":
-        parts[f"{spec.name}_queue"] = Fifo(width - 1, spec.beats + 1)
+        parts[f"{spec.name}_queue"] = Fifo(key_width(spec), buffer_depth(spec) - scale_stages(spec))
     return Design(top=Quantize(spec), parts=parts, library=LIBRARY)

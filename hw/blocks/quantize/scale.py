@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def limits(spec: QuantizeSpec) -> tuple[tuple[int, int], ...]:
     element = spec.format.element
     tops = element.decode([int(code) for code in range(element.max_code + 1)]).tolist()
     found = []
-    for low, high in zip(tops, tops[1:], strict=False):
+    for low, high in itertools.pairwise(tops):
         mantissa, power = math.frexp((low + high) / 2)
         while mantissa != int(mantissa):
             mantissa, power = mantissa * 2, power - 1
@@ -87,6 +88,50 @@ def limits(spec: QuantizeSpec) -> tuple[tuple[int, int], ...]:
 def limit_width(spec: QuantizeSpec) -> int:
     """A limit as a code without sign, and the bit below it."""
     return spec.source.width
+
+
+def by_exponent(spec: QuantizeSpec) -> bool:
+    """Whether the exponents of a group tell its scale: a power of two, and subnormal numbers so
+    small that they have the smallest one."""
+    return spec.kind == "power" and spec.source.exponent_bits == spec.format.scale.width == 8
+
+
+def rounds_up(spec: QuantizeSpec) -> bool:
+    """Whether a largest magnitude can have a significand above the largest element's."""
+    return spec.rule == "ceil" and _largest_significand(spec) < (2 << spec.source.mantissa_bits) - 1
+
+
+def key_width(spec: QuantizeSpec) -> int:
+    """Bits of what stands for a magnitude when the largest is looked for."""
+    if by_exponent(spec):
+        return spec.source.exponent_bits + rounds_up(spec)
+    return spec.source.width - 1
+
+
+def key(m: Module, spec: QuantizeSpec, name: str, magnitude: Value) -> Value:
+    """What stands for a magnitude: itself, or its exponent and for ``ceil`` whether its significand
+    is larger than the largest element's."""
+    if not by_exponent(spec):
+        return magnitude
+    bits = spec.source.mantissa_bits
+    exponent = magnitude[bits:]
+    if not rounds_up(spec):
+        return exponent
+    # One place below the first exponent, subnormal numbers have their leading one a bit lower.
+    leading = exponent.any()
+    significand = Signal(bits + 1, name=f"{name}_significand")
+    larger = Signal(name=f"{name}_larger")
+    m.d.comb += [
+        significand.eq(Mux(leading, Cat(magnitude[:bits], Const(1, 1)), magnitude[:bits] << 1)),
+        larger.eq(significand > _largest_significand(spec)),
+    ]
+    return Cat(larger, exponent)
+
+
+def _largest_significand(spec: QuantizeSpec) -> int:
+    """The largest element's, in the place of a significand of the input; rounded down."""
+    fraction, _ = math.frexp(spec.format.element.max)
+    return math.floor(math.ldexp(fraction, spec.source.mantissa_bits + 1))
 
 
 def _clipped(m: Module, name: str, value: Value, most: int) -> Value:
@@ -131,24 +176,33 @@ def _special(m: Module, form: FloatFormat, absmax: Value) -> Value:
 def _power(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value) -> GroupScale:
     form, scale = spec.source, spec.format.scale
     (held,) = stages.registers(absmax=absmax)
-    special = _special(m, form, held)
-    parts = unpack(m, "absmax", form, Cat(held, Const(0, 1)))
-    value, count = leading_zeros(m, "absmax_norm", parts.significand)
-    fraction, power_of_max = math.frexp(spec.format.element.max)
-    # absmax = value / 2^(m+1) * 2^(exponent - bias - count + 1), the first factor in [0.5, 1).
+    _, power_of_max = math.frexp(spec.format.element.max)
+    # absmax is a fraction of [0.5, 1) and 2^(exponent - bias + 1), the largest element likewise.
     move = 1 - form.bias - power_of_max + scale.bias
-    up: Value = NO
-    if spec.rule == "ceil":
-        up = Signal(name="larger")
-        limit = math.floor(math.ldexp(fraction, form.mantissa_bits + 1))
-        m.d.comb += up.eq(value > limit)
     power = Signal(signed(11), name="power")
-    m.d.comb += power.eq(parts.exponent - count + move + up)
+    special = Signal(name="special")
+    some: Value = Const(1, 1)
+    if by_exponent(spec):
+        up = held[0] if rounds_up(spec) else NO
+        exponent = held[key_width(spec) - form.exponent_bits :]
+        m.d.comb += [special.eq(exponent.all()), power.eq(exponent + move + up)]
+    else:
+        parts = unpack(m, "absmax", form, Cat(held, Const(0, 1)))
+        value, count = leading_zeros(m, "absmax_norm", parts.significand)
+        up = NO
+        if rounds_up(spec):
+            up = Signal(name="larger")
+            m.d.comb += up.eq(value > _largest_significand(spec))
+        some = value[-1]
+        m.d.comb += [
+            special.eq(parts.nan | parts.inf),
+            power.eq(parts.exponent - count + move + up),
+        ]
     code = Signal(scale.width, name="scale_code")
     clipped = _clipped(m, "power_clipped", power, scale.max_code)
     with m.If(special):
         m.d.comb += code.eq(scale.nan_code)
-    with m.Elif(value[-1]):
+    with m.Elif(some):
         m.d.comb += code.eq(clipped)
     made, dead = stages.registers(code=code, special=special)
     offset = Signal(signed(10), name="offset")
@@ -257,7 +311,7 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
     z = round(math.log2(element.max / c))
     width = 24 + c.bit_length()
     divisor = Signal(width, name="divisor")
-    dividend = Cat(Const(0, width - top), a_value) if width > top else a_value
+    dividend = Cat(Const(0, width - top), a_value)
     # Exponent of the quotient's lowest digit, and of the step's lowest bit less the scale's.
     exponent = Signal(signed(11), name="quotient_exponent")
     a_bias = form.bias + width - 1
@@ -266,9 +320,10 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
         divisor.eq(t_value * c),
         exponent.eq(a_exp - t_exp + (t_bias - a_bias - z - (SCALE_DIGITS - 2))),
     ]
-    rest, low, digits = dividend[1:], dividend[0], Const(0, 0)
-    divisor, rest, low, exponent, dead, t_value, t_exp = stages.registers(
-        divisor=divisor, rest=rest, low=low, exponent=exponent, dead=dead, t=t_value, t_exp=t_exp
+    # The first digit is worth two; the dividend's lowest bits are 0.
+    rest, digits = dividend[1:], Const(0, 0)
+    divisor, rest, exponent, dead, t_value, t_exp = stages.registers(
+        divisor=divisor, rest=rest, exponent=exponent, dead=dead, t=t_value, t_exp=t_exp
     )
     for first in range(0, SCALE_DIGITS, spec.pipeline.digits):
         last = min(first + spec.pipeline.digits, SCALE_DIGITS)
@@ -282,7 +337,7 @@ def _nv(m: Module, spec: QuantizeSpec, stages: Stages, absmax: Value, tensor: Va
                 left.eq(Mux(digit, difference, rest)),
             ]
             digits = Cat(digit, digits)
-            rest = Cat(low if index == 0 else Const(0, 1), left)
+            rest = Cat(Const(0, 1), left)
         digits, rest, divisor, exponent, dead, t_value, t_exp = stages.registers(
             digits=digits,
             rest=rest,

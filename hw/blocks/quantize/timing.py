@@ -2,7 +2,7 @@
 
 A group's scale is known only when all of it is in, so its first beat leaves ``overhead`` cycles
 after its last one came; meanwhile the next groups come in. What is behind the longest group cannot
-overtake it, and nothing else is ever lost: with ``n_g`` beats a group the last result leaves in cycle
+overtake it, and no other cycle is lost: with ``n_g`` beats a group the last result leaves in cycle
 
     overhead + max_g (Σ_{j ≤ g} n_j + Σ_{j ≥ g} n_j) = overhead + Σ n_j + max n_j.
 """

@@ -8,11 +8,15 @@ A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` b
 ``±D`` to ``s`` then needs no more than ``R``, a conditional complement of it and a carry:
 ``−D = R − c``, and ``+D = ~R − (2^bits − 1 − c)``. With ``c = 2^(bits−1) − 1`` these are ``R`` and
 ``~R`` less ``2^(bits−1)``, plus one for ``−D``.
+
+Where the unit of the sums changes during a job, ``y`` is first shifted down, arithmetically. Bits
+below the point, ``guard`` of them, only take part in shifts: of ``s`` and of ``y`` they are each
+other's complement, as all the others are.
 """
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
 
 def window(low: int, high: int) -> int:
@@ -41,6 +45,8 @@ def accumulate(
     planes: int,
     addend: Value | None,
     take: Value | None,
+    down: Value | None = None,
+    guard: int = 0,
 ) -> Value:
     """The accumulator of one output; returns ``y``.
 
@@ -52,10 +58,12 @@ def accumulate(
         hold: keep ``y``; else start at 0, or with ``shift`` at ``y · 2**planes``.
         shift: None if a job never makes more than one pass.
         addend: added to ``y`` in the step where ``take`` is set.
+        down: where ``hold`` is set, ``y`` is shifted down by so many bits first.
+        guard: bits below ``step``; there is no addend then.
     """
     y = Signal(width, name=f"{name}_y")
     # ~(hold & y | …): one AND-OR-INVERT gate a bit; no leg chosen gives all ones, y = 0.
-    legs = hold.replicate(width) & y
+    legs = hold.replicate(width) & (y if down is None else _moved(m, name, y, down))
     if shift is not None:
         legs = legs | (shift.replicate(width) & Cat(Const(0, planes), y[: width - planes]))
     elif addend is not None and take is not None:
@@ -65,9 +73,12 @@ def accumulate(
     m.d.comb += row.eq(~legs)
     if addend is not None and take is not None and shift is not None:
         row = _add_addend(m, name, width, row, addend, take)
+    total: list[Value] = []
+    if guard:
+        total.append(row[:guard])
+        row, width = row[guard:], width - guard
     # Modulo 2**width a step that reaches above the accumulator has no upper half.
     split = min(len(step) - 1, width)
-    total: list[Value] = []
     over: Value = carry
     if split:
         low = Signal(split, name=f"{name}_low")
@@ -93,10 +104,21 @@ def accumulate(
             o_s=high,
         )
         total.append(high)
-    state = Signal(width, name=f"{name}_state", reset_less=True)
+    state = Signal(width + guard, name=f"{name}_state", reset_less=True)
     with m.If(enable):
         m.d.sync += state.eq(Cat(*total))
     m.d.comb += y.eq(~state)
+    return y
+
+
+def _moved(m: Module, name: str, y: Value, down: Value) -> Value:
+    """``floor(y / 2**down)``, one multiplexer a bit of ``down``."""
+    width = len(y)
+    for stage in range(len(down)):
+        step = min(1 << stage, width)
+        moved = Signal(width, name=f"{name}_down_{stage}")
+        m.d.comb += moved.eq(Mux(down[stage], Cat(y[step:], y[-1].replicate(step)), y))
+        y = moved
     return y
 
 

@@ -32,6 +32,10 @@ class Column(wiring.Component):
         planes: times the accumulators double between passes; 0 if a job makes one pass.
         doubled: the accumulators hold twice the result.
         halved: the accumulators hold the result without its lowest bit, which the shell knows.
+        guard: bits of the results below the steps' sums.
+
+    Of what the front end gives, ``down`` is how far each row's accumulators are shifted down before
+    a step is added, ``keep`` whether they keep anything then.
     """
 
     def __init__(
@@ -43,9 +47,10 @@ class Column(wiring.Component):
         planes: int = 0,
         doubled: bool = False,
         halved: bool = False,
+        guard: int = 0,
     ):
         self.spec = spec
-        self.planes, self.doubled, self.halved = planes, doubled, halved
+        self.planes, self.doubled, self.halved, self.guard = planes, doubled, halved, guard
         self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
         members = dict(inputs)
         if spec.pipeline.heap:
@@ -97,6 +102,9 @@ class Column(wiring.Component):
         results = []
         for row in range(spec.tile.m):
             total, carry = self.step(m, cuts, row)
+            hold: Value = self.hold
+            if "keep" in self.signature.members:
+                hold = hold & self.keep[row]
             y = accumulate(
                 m,
                 f"m{row}",
@@ -104,17 +112,24 @@ class Column(wiring.Component):
                 step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total)),
                 carry=cuts.to(carry, 0, cuts.count),
                 enable=self.acc_en,
-                hold=self.hold,
+                hold=hold,
                 shift=self.shift if self.planes else None,
                 planes=self.planes,
                 addend=self._addend(row),
                 take=self.take_c if spec.addend else None,
+                down=self._down(row),
+                guard=self.guard,
             )
             if self.doubled:
                 y = y[1:]
             results.append(Cat(0, y) if self.halved else y)
         m.d.comb += self.o.eq(Cat(*results))
         return m
+
+    def _down(self, row: int) -> Value | None:
+        if "down" not in self.signature.members:
+            return None
+        return self.down.word_select(row, len(self.down) // self.spec.tile.m)
 
     def _addend(self, row: int) -> Value | None:
         if not self.spec.addend:

@@ -15,6 +15,9 @@ the step, ``P`` the planes a cycle, passes most significant first):
   takes ``Σ_p 2^p·(1 − 2·z_p)·S``, for two's complement ``(2^P − 1)·S`` and in the first pass
   ``−S`` instead.
 - ternary needs nothing.
+
+Floating activations come out of the front end as integers; where their exponent runs, columns also
+get how far to shift what they hold (``down``) and whether to keep it at all (``keep``).
 """
 
 from __future__ import annotations
@@ -145,11 +148,22 @@ class Plan:
             by_pass = {"row": ("row_middle", "row_first", last, only)}
         if self.halved:
             outputs["parity"] = rows
+        late, fields = self._floating()
         return Shared(
-            outputs=outputs,
+            outputs=outputs | late | fields,
             by_pass=by_pass,
             parity="parity" if self.halved else None,
+            late=tuple(late),
+            rows={name: name for name in fields},
+            begins=self.spec.activations.floating,
         )
+
+    def _floating(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Outputs for the accumulators, and for the fields of results that a row shares."""
+        a, rows = self.spec.activations, self.spec.tile.m
+        late = {"down": rows * a.down_bits} if a.running else {}
+        late |= {"keep": rows} if a.drops else {}
+        return late, {item.name: item.bits for item in self.spec.results if len(item.shape) == 1}
 
     def correction(self, name: str, total: Value) -> Value:
         """The named front-end output of one row, from its sum of activations."""

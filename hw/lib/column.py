@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import Cat, Fragment, Module, Signal, Value
 from amaranth.lib import wiring
@@ -34,8 +34,8 @@ class Column(wiring.Component):
         halved: the accumulators hold the result without its lowest bit, which the shell knows.
         guard: bits of the results below the steps' sums.
 
-    Of what the front end gives, ``down`` is how far each row's accumulators are shifted down before
-    a step is added, ``keep`` whether they keep anything then.
+        down: radices of the digits of ``down``, which says row by row how far accumulators are
+            shifted down before a step is added, see ``hw.lib.accumulator``.
     """
 
     def __init__(
@@ -48,9 +48,11 @@ class Column(wiring.Component):
         doubled: bool = False,
         halved: bool = False,
         guard: int = 0,
+        down: Sequence[int] = (),
     ):
         self.spec = spec
         self.planes, self.doubled, self.halved, self.guard = planes, doubled, halved, guard
+        self.radices = tuple(down)
         self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
         members = dict(inputs)
         if spec.pipeline.heap:
@@ -102,9 +104,6 @@ class Column(wiring.Component):
         results = []
         for row in range(spec.tile.m):
             total, carry = self.step(m, cuts, row)
-            hold: Value = self.hold
-            if "keep" in self.signature.members:
-                hold = hold & self.keep[row]
             y = accumulate(
                 m,
                 f"m{row}",
@@ -112,7 +111,7 @@ class Column(wiring.Component):
                 step=Cat(*(cuts.to(bit.value, bit.stage, cuts.count) for bit in total)),
                 carry=cuts.to(carry, 0, cuts.count),
                 enable=self.acc_en,
-                hold=hold,
+                hold=self.hold,
                 shift=self.shift if self.planes else None,
                 planes=self.planes,
                 addend=self._addend(row),
@@ -126,10 +125,14 @@ class Column(wiring.Component):
         m.d.comb += self.o.eq(Cat(*results))
         return m
 
-    def _down(self, row: int) -> Value | None:
-        if "down" not in self.signature.members:
+    def _down(self, row: int) -> list[tuple[int, Value]] | None:
+        if not self.radices:
             return None
-        return self.down.word_select(row, len(self.down) // self.spec.tile.m)
+        position, weight, found = row * sum(self.radices), 1, []
+        for radix in self.radices:
+            found.append((weight, self.down[position : position + radix]))
+            position, weight = position + radix, weight * radix
+        return found
 
     def _addend(self, row: int) -> Value | None:
         if not self.spec.addend:

@@ -11,6 +11,7 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.lib.accumulator import digits
 from hw.lib.floats import shift_right_sticky, unpack
 
 
@@ -123,9 +124,7 @@ class Aligner:
                 now.eq(Mux(highest > before, highest, before)),
                 rise.eq(now - before),
             ]
-            self.outputs["down"] = rise[: a.down_bits]
-            if a.drops:
-                self.outputs["keep"] = ~rise[a.down_bits :].any()
+            self.outputs["down"] = self._digits(rise)
         with m.If(self.front.f_load):
             m.d.sync += running.eq(now)
         shown = running if spec.pipeline.front else now
@@ -133,6 +132,21 @@ class Aligner:
         m.d.comb += exponent.eq(a.result_exponent(shown))
         self.outputs["exponent"] = exponent.as_unsigned()
         return now
+
+    def _digits(self, rise: Value) -> Value:
+        """The lines of every digit of a rise; of one that drops the sums none."""
+        radices = digits(self.spec.activations.reach)
+        lines = Signal(sum(radices), name=f"lines_{self.row}")
+        with self.m.Switch(rise):
+            for value in range(self.spec.activations.reach):
+                rest, position, word = value, 0, 0
+                for radix in radices:
+                    rest, digit = divmod(rest, radix)
+                    word |= 1 << (position + digit)
+                    position += radix
+                with self.m.Case(value):
+                    self.m.d.comb += lines.eq(word)
+        return lines
 
     def _invalid(self, wrong: Value) -> Value:
         """Whether the row has had a NaN or an infinity, this step included."""
@@ -159,7 +173,7 @@ class Aligner:
         if a.exponent == "exact":
             above = Const(0)  # nothing is lost
         m.d.comb += up.eq(moved[below - 1] & above)
-        if below > 1 or len(parts.significand) > kept:
+        if len(parts.significand) > kept:
             # The largest magnitude does not round up.
             fits = Signal(name=f"fits_{name}")
             m.d.comb += fits.eq(~magnitude.all())

@@ -10,7 +10,7 @@ are in units of ``2^(R − bias − (bits − 2) − guard)``.
 - ``running``: in K step ``t`` of a job, ``R_t`` is the largest exponent of the row in steps 0 to
   ``t``. A result is made in passes over the steps, the highest planes of the weights first: in the
   first pass, what was summed is brought to ``R_t`` by ``floor(y / 2^(R_t − R_(t−1)))`` before the
-  step is added, or dropped where that rises by ``2^down_bits`` or more; later passes find the last
+  step is added, or dropped where that rises by ``bits + guard`` or more; later passes find the last
   ``R`` of the job. ``y`` has ``guard`` bits below the point, and one more where accumulators hold
   twice the result (see ``plan``).
 """
@@ -106,7 +106,7 @@ def result(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
                 rise = (highest[step] - highest[step - 1])[:, None]
                 y = y >> np.minimum(rise, 63)
                 if a.drops:
-                    y = np.where(rise >> a.down_bits, 0, y)
+                    y = np.where(rise >= a.reach, 0, y)
             y = y + ((aligned[step] @ value[step].T) << below)
     o = y >> (below - a.guard)
     return {
@@ -357,9 +357,9 @@ def coverage(spec: LutCoreSpec, work: GemmWork) -> Iterator[str]:
         yield "a=clipped"
     if a.running and steps > 1:
         rise = np.diff(highest[..., 0], axis=0)
-        if ((rise > 0) & (rise < 1 << a.down_bits)).any():
+        if ((rise > 0) & (rise < a.reach)).any():
             yield "exponent=rises"
-        if (rise >= 1 << a.down_bits).any():
+        if (rise >= a.reach).any():
             yield "exponent=rises, sum dropped"
     low, high = integers.weight_range(spec.weight_encoding, work.job.weight_bits)
     if work.w.min() == low:

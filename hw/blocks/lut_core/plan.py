@@ -17,7 +17,7 @@ the step, ``P`` the planes a cycle, passes most significant first):
 - ternary needs nothing.
 
 Floating activations come out of the front end as integers; where their exponent runs, columns also
-get how far to shift what they hold (``down``) and whether to keep it at all (``keep``).
+get how far to shift what they hold down (``down``, see ``hw.lib.accumulator``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.lib.accumulator import digits
 from hw.lib.gemm_shell import Shared
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Plan:
         fixed: planes whose sum is always negative.
         multiples: shared correction rows ``name -> (multiple of S, multiple of floor(S/2))``.
         bounds: smallest and largest sum of one plane's terms.
+        down: radices of the digits that accumulators' shifts come in, the lowest digit first.
         shared: the front end's outputs.
     """
 
@@ -69,6 +71,7 @@ class Plan:
             self.negated, self.fixed = (top, ()) if self.multi_pass else ((), top)
         self.multiples = self._multiples()
         self.bounds = self._bounds()
+        self.down = digits(spec.activations.reach) if spec.activations.running else ()
         self.first = encoding == "twos_complement" and bool(self.negated)
         self.shared = self._shared()
 
@@ -161,8 +164,7 @@ class Plan:
     def _floating(self) -> tuple[dict[str, int], dict[str, int]]:
         """Outputs for the accumulators, and for the fields of results that a row shares."""
         a, rows = self.spec.activations, self.spec.tile.m
-        late = {"down": rows * a.down_bits} if a.running else {}
-        late |= {"keep": rows} if a.drops else {}
+        late = {"down": rows * sum(self.down)} if self.down else {}
         return late, {item.name: item.bits for item in self.spec.results if len(item.shape) == 1}
 
     def correction(self, name: str, total: Value) -> Value:

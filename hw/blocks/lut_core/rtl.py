@@ -44,6 +44,7 @@ class Column(column.Column):
             doubled=plan.doubled,
             halved=plan.halved,
             guard=spec.activations.guard,
+            down=plan.down,
         )
 
     def prepare(self, m: Module, held: Mapping[str, Value]) -> None:

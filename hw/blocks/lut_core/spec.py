@@ -88,19 +88,18 @@ class LutActivations(Activations):
         return (1 << (self.widest - 1)) - 1 if self.floating else super().high
 
     @property
-    def down_bits(self) -> int:
-        """Width of the accumulators' shift: to where what was summed could not be seen any more.
+    def reach(self) -> int:
+        """Rises of a running exponent that accumulators are shifted by: 0 to one less than this.
 
-        What is shifted further had an exponent so much lower that each of its activations would now
-        be rounded to 0: it is dropped.
+        What would be shifted further came of activations each of which would now be rounded to 0,
+        guard bits included: it is dropped.
         """
-        reach = (self.widest + self.guard - 1).bit_length()
-        return min(reach, (self.top - 1).bit_length()) if self.running else 0
+        return min(self.widest + self.guard, self.top) if self.running else 1
 
     @property
     def drops(self) -> bool:
-        """Whether an exponent can rise by ``2**down_bits`` or more."""
-        return self.running and self.top - 1 >= 1 << self.down_bits
+        """Whether an exponent can rise so far that sums are dropped."""
+        return self.running and self.top > self.reach
 
     def result_exponent(self, stored: Any) -> Any:
         """The exponent of results, of activations aligned to a stored exponent."""

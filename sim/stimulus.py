@@ -590,9 +590,10 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
         works = getattr(block(spec.block).golden, "exhaustive_works", lambda _: None)(spec)
         if works is not None:
             yield Scenario(name="exhaustive", works=tuple(works))
-        whole = getattr(block(spec.block).golden, "exhaustive_gemms", lambda _: ())
-        for name, operands in whole(spec):
-            yield Scenario(name=f"exhaustive, {name}", plan=gemm.tile(spec, **operands))
+        if isinstance(spec, GemmSpec):
+            whole = getattr(block(spec.block).golden, "exhaustive_gemms", lambda _: ())
+            for name, operands in whole(spec):
+                yield Scenario(name=f"exhaustive, {name}", plan=gemm.tile(spec, **operands))
         return
     tile = spec.tile
     a_step = 2 if spec.activations.code == "bipolar" else 1

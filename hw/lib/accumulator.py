@@ -10,10 +10,10 @@ A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` b
 ``~R`` less ``2^(bits−1)``, plus one for ``−D``.
 
 Where the unit of the sums changes during a job, ``y`` is first shifted down, arithmetically. The
-distance comes in digits, of each digit one line a value: as lines that a column knows nothing of, a
-stage is one AND-OR-INVERT gate a bit and no multiplexer, and the last one is of the gate that is
-there in any case. Bits below the point, ``guard`` of them, only take part in shifts: of ``s`` and of
-``y`` they are each other's complement, as all the others are.
+distance comes in digits, of each digit one line a value: as lines that a column knows nothing of,
+a stage is one AND-OR-INVERT gate a bit and no multiplexer, and the last one is of the gate that is
+there in any case. Bits below the point, ``guard`` of them, only take part in shifts: of ``s`` and
+of ``y`` they are each other's complement, as all the others are.
 """
 
 from __future__ import annotations
@@ -132,9 +132,7 @@ def digits(count: int) -> tuple[int, ...]:
     return min(choices)[1]
 
 
-def _moved(
-    m: Module, name: str, y: Value, down: Sequence[tuple[int, Value]], hold: Value
-) -> Value:
+def _moved(m: Module, name: str, y: Value, down: Sequence[tuple[int, Value]], hold: Value) -> Value:
     """``floor(y / 2**distance)``, or 0."""
     width = len(y)
     for stage, (weight, lines) in enumerate(down):

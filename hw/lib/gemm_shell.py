@@ -40,7 +40,7 @@ class Shared:
             the shell selects one of the named outputs and columns see it under ``name``.
         parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
             whose results carry the last pass's running parity (see ``lut_core``), or None.
-        late: outputs for the accumulators: columns get them with the step's sum, not with its terms.
+        late: outputs for the accumulators, which columns get with the sum of the step's terms.
         rows: fields of the results that a row shares, ``field -> output``; a job's last step gives
             them.
         begins: the front end is told by ``first`` whether the step that it takes into the registers
@@ -173,7 +173,10 @@ class GemmShell(wiring.Component):
                 g_load.eq(a_move),
                 f_load.eq(g_full & (~f_full | take)),
             ]
-            m.d.sync += [g_full.eq(g_load | (g_full & ~f_load)), f_full.eq(f_load | (f_full & ~take))]
+            m.d.sync += [
+                g_full.eq(g_load | (g_full & ~f_load)),
+                f_full.eq(f_load | (f_full & ~take)),
+            ]
             told["i_g_load"] = g_load
         elif self.front:
             m.d.comb += [a_move.eq(a_full & (~f_full | take)), f_load.eq(a_move)]

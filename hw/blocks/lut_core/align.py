@@ -24,7 +24,7 @@ class Aligner:
 
     Args:
         operands: codes of the row, and the exponent given with them.
-        front: ports ``f_load``, ``g_load`` and ``first`` of :class:`hw.blocks.lut_core.front.Front`.
+        front: the front end, for its ports ``f_load``, ``g_load`` and ``first``.
     """
 
     registered = ("exponent", "invalid")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hw import gemm, integers
 from hw.gemm import GemmWork, Job
@@ -116,6 +116,22 @@ def result(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
     }
 
 
+def explain(spec: LutCoreSpec, work: GemmWork, index: tuple[int, ...]) -> str:
+    """The inputs of one result, for a failure message; ``index`` is (beat, m, n) or (beat, m)."""
+    m = index[1]
+    parts = [
+        f"job {work.job}",
+        f"codes a[{m},:]={work.a[m].tolist()}",
+        f"values {spec.activations.form.decode(work.a[m]).tolist()}",
+        f"exponents by step {highest_exponents(spec, work)[:, m].tolist()}",
+    ]
+    if len(index) > 2:
+        n = index[2]
+        parts.append(f"w[{n},:]={work.w[n].tolist()}")
+        parts += [f"z[{n}]={int(work.z[n])}"] if work.z is not None else []
+    return " ".join(parts)
+
+
 def check_exponent(spec: LutCoreSpec, work: GemmWork) -> None:
     """The exponents that come with a row.
 
@@ -140,9 +156,7 @@ def check_exponent(spec: LutCoreSpec, work: GemmWork) -> None:
 # Stimulus ------------------------------------------------------------
 
 
-def random_codes(
-    a: LutActivations, rng: np.random.Generator, shape: tuple[int, int]
-) -> np.ndarray:
+def random_codes(a: LutActivations, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     """Corner-heavy rows of codes ``(M, K)``.
 
     Of a row most activations lie within a few powers of two of each other, as they do in a layer:
@@ -178,9 +192,7 @@ def random_codes(
     return np.stack(rows)
 
 
-def random_exponents(
-    a: LutActivations, rng: np.random.Generator, codes: np.ndarray
-) -> np.ndarray:
+def random_exponents(a: LutActivations, rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
     """Exponents to give with rows: mostly the largest, at times more, less, or any."""
     largest = exponents(a, codes).max(axis=1)
     top = (1 << a.form.exponent_bits) - 1
@@ -273,7 +285,10 @@ def _deepest(spec: LutCoreSpec, rng: np.random.Generator, low: int, high: int) -
             extra["exponent"] = np.full(len(base.a), a.top - 1)
         works.append(
             GemmWork(
-                job=job, a=np.full_like(base.a, code), w=np.full_like(base.w, weight), z=z,
+                job=job,
+                a=np.full_like(base.a, code),
+                w=np.full_like(base.w, weight),
+                z=z,
                 extra=extra,
             )
         )
@@ -295,7 +310,7 @@ def _tie_mantissas(bits: int) -> np.ndarray:
     return np.array(sorted(value for value in near if 0 <= value < 1 << bits))
 
 
-def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every code in one lane, its neighbours 0 or one of a few powers of two; of FP16 and BF16
     every seventh code, in another phase beside each neighbour."""
     a, tile = spec.activations, spec.tile
@@ -313,7 +328,7 @@ def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, np.ndar
         codes[np.arange(len(every)), np.arange(len(every)) % tile.k] = every
         extra = {"exponent": np.full(len(every), stored)} if a.given else {}
         yield (
-            f"every code beside exponent {stored}",
+            f"codes beside exponent {stored}",
             {"a": codes, "w": w, "z": z, "weight_bits": bits, "extra": extra},
         )
 

@@ -15,6 +15,7 @@ Of floating activations see :mod:`hw.blocks.lut_core.floating`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from hw import gemm, integers
 from hw.blocks.lut_core import floating, tables
@@ -323,6 +324,8 @@ def explain(
     spec: LutCoreSpec, work: GemmWork, stream: str, field: str, index: tuple[int, ...]
 ) -> str:
     """The inputs of one result."""
+    if spec.activations.floating:
+        return floating.explain(spec, work, index)
     return integers.explain(work, index)
 
 
@@ -350,7 +353,7 @@ def corner_works(spec: LutCoreSpec, rng: np.random.Generator) -> tuple[GemmWork,
     return floating.corner_works(spec, rng) if spec.activations.floating else ()
 
 
-def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     """GEMMs, named, that show every code of a floating activation; of integers the bench has its
     own."""
     if spec.activations.floating:

@@ -163,7 +163,7 @@ class Plan:
 
     def _floating(self) -> tuple[dict[str, int], dict[str, int]]:
         """Outputs for the accumulators, and for the fields of results that a row shares."""
-        a, rows = self.spec.activations, self.spec.tile.m
+        rows = self.spec.tile.m
         late = {"down": rows * sum(self.down)} if self.down else {}
         return late, {item.name: item.bits for item in self.spec.results if len(item.shape) == 1}
 

@@ -15,9 +15,7 @@ from hw.integers import Activations, Encoding, IntegerGemmSpec
 from hw.spec import Part
 from hw.streams import StreamField
 
-FLOATS: Mapping[str, FloatFormat] = {
-    form.name: form for form in (FP16, BF16, FP8_E4M3, FP8_E5M2)
-}
+FLOATS: Mapping[str, FloatFormat] = {form.name: form for form in (FP16, BF16, FP8_E4M3, FP8_E5M2)}
 """Floating formats of activations, by name."""
 
 
@@ -157,9 +155,7 @@ class LutCoreSpec(IntegerGemmSpec):
     """LUT tensor core: sums of activations looked up by weight bits (arXiv 2408.06003)."""
 
     block: Literal["lut_core"] = "lut_core"
-    activations: LutActivations = Field(
-        default_factory=LutActivations, description="format of A"
-    )
+    activations: LutActivations = Field(default_factory=LutActivations, description="format of A")
     pipeline: LutPipeline = Field(default_factory=LutPipeline, description="extra registers")
     weights: LutWeights = Field(default_factory=LutWeights, description="format of W")
     table: Table = Field(default_factory=Table, description="the lookup tables")
@@ -338,13 +334,9 @@ class LutCoreSpec(IntegerGemmSpec):
         if self.quantized:
             yield Problem(("table", "entries"), "must be exact for floats", self.table.entries)
         if self.table.source == "port":
-            yield Problem(
-                ("table", "source"), "must be internal for floats", self.table.source
-            )
+            yield Problem(("table", "source"), "must be internal for floats", self.table.source)
         if self.addend:
-            yield Problem(
-                ("addend",), "must be false for floats: it has no exponent", self.addend
-            )
+            yield Problem(("addend",), "must be false for floats: it has no exponent", self.addend)
         if a.running and self.weight_encoding == "bipolar" and not self.symmetric:
             yield Problem(
                 ("table", "form"),

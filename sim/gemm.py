@@ -17,7 +17,7 @@ import numpy as np
 from hw import gemm
 from hw.block import block
 from hw.gemm import Further, GemmSpec, GemmWork, Job
-from hw.integers import IntegerGemmSpec
+from hw.integers import is_exact
 from hw.streams import Stream
 from sim import source
 from sim.harness.beats import Packed, Run
@@ -260,7 +260,7 @@ def tile(
     parts = tuple(min(spec.max_k_steps, steps - done) for done in range(0, steps, spec.max_k_steps))
     a_filler, w_filler = spec.fillers
     outside, inside = _addend(spec, c, (m, n), parts[0])
-    if isinstance(spec, IntegerGemmSpec):
+    if is_exact(spec):
         # The fillers' product is 0, or ±1 · ±1.
         outside = outside - a_filler * w_filler * (steps * core.k - k)
     job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits)
@@ -290,7 +290,7 @@ def _addend(
     nothing = np.zeros(shape, dtype=np.int64)
     if c is None:
         return nothing, False
-    if not isinstance(spec, IntegerGemmSpec):
+    if not is_exact(spec):
         if not spec.addend:
             raise ValueError("c: the specification has no addend")
         return nothing, True

@@ -175,8 +175,9 @@ def job_rules(spec: GemmSpec) -> Monitor:
     probes |= order.probes
     if order.idles:
         probes["fire"] = 1
-    if front:
-        probes["f_full"] = 1
+    # Registers of the front end, in the order in which a beat passes them.
+    behind = {0: (), 1: ("f_full",), 2: ("g_full", "f_full")}[front]
+    probes |= dict.fromkeys(behind, 1)
     if addend:
         probes["accumulate"] = 1
     stages = range(1, cuts + 1)
@@ -185,7 +186,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
         if addend:
             probes[f"addend_{i}"] = 1
     text += [f"wire [{width - 1}:0] p_{name};\n" for name, width in probes.items()]
-    held = f"p_a_full + {bits}'d0" + (" + p_f_full" if front else "")
+    held = f"p_a_full + {bits}'d0" + "".join(f" + p_{name}" for name in behind)
     text.append(
         f"wire [{bits - 1}:0] wide_k = p_k_steps_m1, wide_steps = p_steps_left;\n"
         f"wire [{bits - 1}:0] steps_a_pass = wide_k + 1;\n"
@@ -203,8 +204,8 @@ def job_rules(spec: GemmSpec) -> Monitor:
     }
     full = "p_active & p_a_full & p_w_full"
     filled = f"(run == 0 | ({full}))"
-    if front:
-        filled += " & (run < 2 | p_f_full)"
+    for place, name in enumerate(behind):
+        filled += f" & (run < {2 + place} | p_{name})"
     wires |= {
         "h_jobs": f"jobs == {count}'d0 + p_active{finishing} + o__valid",
         "h_counters": f"latest_passes <= {spec.max_passes} & (~p_active"

@@ -157,6 +157,16 @@ class GemmSpec(BlockSpec):
         return False
 
     @property
+    def cuts(self) -> int:
+        """Registers that a step passes between its operands' and the accumulators."""
+        return self.pipeline.heap
+
+    @property
+    def tail(self) -> int:
+        """Registers that a result passes behind the accumulators."""
+        return 0
+
+    @property
     def max_passes(self) -> int:
         return passes(self, self.max_weight_bits)
 

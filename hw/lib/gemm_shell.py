@@ -89,11 +89,12 @@ class GemmShell(wiring.Component):
 
     Streams are those of ``hw.gemm``. Operands are registered at the ports; a step fires when a job
     is active, both operands are there and the next stage can take it. Results stand in the
-    accumulators and hold off the next job's steps until they are taken.
+    accumulators and hold off the next job's steps until they are taken, or until the first register
+    of the tail takes them, where columns have one.
 
     Results that a row shares come last in the payload of ``o``, as their fields do.
 
-    Latency: ``2 + pipeline.front + pipeline.heap`` cycles from the first operand transfer to the
+    Latency: ``2 + pipeline.front + cuts + tail`` cycles from the first operand transfer to the
     result transfer of a one-step job; interval: one step a cycle, jobs back to back.
 
     Parts by name: ``<name>_front`` (operand register, tables) and ``<name>_column``.
@@ -108,6 +109,7 @@ class GemmShell(wiring.Component):
         shared: Shared,
         front: int,
         cuts: int,
+        tail: int = 0,
     ):
         self.spec = spec
         self.streams = {item.name: item for item in streams}
@@ -115,6 +117,7 @@ class GemmShell(wiring.Component):
         self.shared = shared
         self.front = front
         self.cuts = cuts
+        self.tail = tail
         results = self.streams["o"].fields
         # A column gives its part of every field, all rows of one field after the other.
         self.result_widths = [
@@ -208,7 +211,8 @@ class GemmShell(wiring.Component):
             there = steps.idle | there
         m.d.comb += [valid[0].eq(active & there), fire.eq(move[0])]
         out_free = Signal()
-        m.d.comb += out_free.eq(~out.valid | out.ready)
+        if not self.tail:
+            m.d.comb += out_free.eq(~out.valid | out.ready)
         for i in range(cuts):
             m.d.comb += move[i].eq(valid[i] & (~valid[i + 1] | move[i + 1]))
             m.d.sync += valid[i + 1].eq(move[i] | (valid[i + 1] & ~move[i + 1]))
@@ -234,7 +238,11 @@ class GemmShell(wiring.Component):
             ]
         else:
             m.d.comb += move[cuts].eq(valid[cuts] & out_free)
-        m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
+        leave: list[Signal] = []
+        if self.tail:
+            leave = self._tail(m, move[cuts] & final["last"], out_free)
+        else:
+            m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
 
         # Front end.
         shared = {
@@ -299,6 +307,8 @@ class GemmShell(wiring.Component):
                 slices["i_take_c"] = final["addend"]
             if cuts:
                 slices["i_cut_en"] = Cat(*move[:cuts])
+            if leave:
+                slices["i_tail_en"] = Cat(*leave)
             result = Signal(tile.m * sum(self.result_widths), name=f"result_{n}")
             m.submodules[f"column_{n}"] = Instance(
                 f"{spec.name}_column",
@@ -344,6 +354,24 @@ class GemmShell(wiring.Component):
                 value = register
             found[name] = value
         return found
+
+    def _tail(self, m: Module, made: Value, free: Signal) -> list[Signal]:
+        """Control of the registers behind the accumulators: when each takes a result.
+
+        Drives ``free``, whether the accumulators' place is, and ``o.valid``.
+        """
+        held = [Signal(name=f"held_{i}") for i in range(self.tail)]
+        leave = [Signal(name=f"leave_{i}") for i in range(self.tail)]
+        behind = [*held[1:], self.o.valid]
+        away = [*leave[1:], self.o.ready]
+        come = made
+        for i in range(self.tail):
+            m.d.comb += leave[i].eq(held[i] & (~behind[i] | away[i]))
+            m.d.sync += held[i].eq(come | (held[i] & ~leave[i]))
+            come = leave[i]
+        m.d.sync += self.o.valid.eq(come | (self.o.valid & ~self.o.ready))
+        m.d.comb += free.eq(~held[0] | leave[0])
+        return leave
 
     def _parity(
         self,
@@ -392,15 +420,15 @@ def design(
     column: wiring.Component,
 ) -> Design:
     """A core of the shell and its two parts."""
-    pipeline = spec.pipeline
     return Design(
         top=GemmShell(
             spec,
             streams,
             sequencer=sequencer,
             shared=shared,
-            front=pipeline.front,
-            cuts=pipeline.heap,
+            front=spec.pipeline.front,
+            cuts=spec.cuts,
+            tail=spec.tail,
         ),
         parts={f"{spec.name}_front": front, f"{spec.name}_column": column},
         library=LIBRARY,

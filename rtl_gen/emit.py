@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hw.block import block
+from hw.block import Design, block
 from hw.spec import BlockSpec
 
 _WRITE = """
@@ -42,18 +42,22 @@ def emit_verilog(spec: BlockSpec) -> str:
     Raises:
         EmitError: Yosys could not write the elaborated design.
     """
+    return design_verilog(block(spec.block).build(spec), spec.name)
+
+
+def design_verilog(design: Design, name: str) -> str:
+    """The Verilog of a design whose top module gets that name; raises like :func:`emit_verilog`."""
     from amaranth.back import rtlil
 
-    design = block(spec.block).build(spec)
     texts = [
-        rtlil.convert(part, name=name, emit_src=False, platform=None)
-        for name, part in (*design.parts.items(), (spec.name, design.top))
+        rtlil.convert(part, name=module, emit_src=False, platform=None)
+        for module, part in (*design.parts.items(), (name, design.top))
     ]
     with tempfile.TemporaryDirectory(prefix="rtlgen-emit-") as folder:
         source, target = Path(folder, "design.il"), Path(folder, "design.v")
         source.write_text("\n".join(texts))
         result = subprocess.run(
-            [sys.executable, "-c", _WRITE, str(source), str(target), spec.name],
+            [sys.executable, "-c", _WRITE, str(source), str(target), name],
             capture_output=True,
             text=True,
             check=False,

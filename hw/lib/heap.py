@@ -170,6 +170,45 @@ class Heap:
                 result.append(Bit(Const(one, 1), 0.0, 0))
         return result
 
+    def compress(self) -> list[list[Bit]]:
+        """The sum, one or two bits a column, least significant first, by levels of full adders.
+
+        As :meth:`resolve`, but carries do not ripple on: what is left is for one carry-propagate
+        addition.
+        """
+        constant = self.const % (1 << self.width)
+        self.const = 0
+        ordinal = itertools.count()
+        carries: list[Bit] = []
+        result = []
+        for column in range(self.width):
+            own = [*self._columns[column]]
+            if constant >> column & 1:
+                own.append(Bit(Const(1, 1), 0.0, 0))
+            queue = [(bit.time, next(ordinal), bit) for bit in (*own, *carries)]
+            heapq.heapify(queue)
+            carries = []
+            last = column == self.width - 1
+            index = 0
+            while len(queue) > 2:
+                label = f"{self.name}_{column}_{index}"
+                index += 1
+                count = 3 if len(queue) >= 3 else 2
+                taken = [heapq.heappop(queue)[2] for _ in range(count)]
+                ones = [bit for bit in taken if isinstance(bit.value, Const)]
+                if ones:
+                    rest = [bit for bit in taken if not isinstance(bit.value, Const)]
+                    total, carry = self._with_one(label, rest, last)
+                elif count == 3:
+                    total, carry = self._full(label, taken)
+                else:
+                    total, carry = self._half(label, taken, last)
+                heapq.heappush(queue, (total.time, next(ordinal), total))
+                if not last:
+                    carries.append(carry)
+            result.append([bit for _, _, bit in sorted(queue)] or [Bit(Const(0, 1), 0.0, 0)])
+        return result
+
     def _aligned(self, label: str, bits: list[Bit], delay: float) -> tuple[list[Value], float, int]:
         """Values of bits in one stage, the time they are all there, and that stage."""
         time = max(bit.time for bit in bits)

@@ -44,7 +44,7 @@ class Pipeline(Part):
     """Registers besides those of the ports and the accumulators."""
 
     front: int = Field(0, ge=0, le=1, description="1: a register behind the shared front end")
-    heap: int = Field(0, ge=0, le=4, description="registers through the columns' heaps")
+    heap: int = Field(0, ge=0, le=5, description="registers through the columns' heaps")
     placement: Literal["speed", "area"] = Field(
         "speed",
         description="heap registers at even times, or the last behind the finished sum, where the "
@@ -145,6 +145,16 @@ class GemmSpec(BlockSpec):
     def summable(self) -> bool:
         """Whether results of parts of K may be added outside: so for exact integers alone."""
         return False
+
+    @property
+    def cuts(self) -> int:
+        """Registers that a step passes between its operands and its accumulators."""
+        return self.pipeline.heap
+
+    @property
+    def tail(self) -> int:
+        """Registers that a result passes behind its accumulator, 0 or 1."""
+        return 0
 
     @property
     def max_passes(self) -> int:

@@ -40,11 +40,14 @@ class Shared:
             the shell selects one of the named outputs and columns see it under ``name``.
         parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
             whose results carry the last pass's running parity (see ``lut_core``), or None.
+        cuts: registers of the columns that front-end outputs pass as well, each of them once for
+            all columns: the front end gets their enables as ``cut_en``.
     """
 
     outputs: Mapping[str, int]
     by_pass: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
     parity: str | None = None
+    cuts: int = 0
 
     def inputs(self, rows: int, lines: Iterable[str]) -> dict[str, int]:
         """Width of what every column gets from front end and control, by name."""
@@ -83,8 +86,10 @@ class GemmShell(wiring.Component):
     is active, both operands are there and the next stage can take it. Results stand in the
     accumulators and hold off the next job's steps until they are taken.
 
-    Latency: ``2 + pipeline.front + pipeline.heap`` cycles from the first operand transfer to the
-    result transfer of a one-step job; interval: one step a cycle, jobs back to back.
+    Latency: ``2 + pipeline.front + spec.cuts + spec.tail`` cycles from the first operand transfer
+    to the result transfer of a one-step job; interval: one step a cycle, jobs back to back. With
+    ``spec.tail`` results pass a register in the columns, enabled by ``tail_en``, and hold off the
+    next job's steps in the accumulators for as long as that register is full.
 
     Parts by name: ``<name>_front`` (operand register, tables) and ``<name>_column``.
     """
@@ -171,7 +176,16 @@ class GemmShell(wiring.Component):
             there = steps.idle | there
         m.d.comb += [valid[0].eq(active & there), fire.eq(move[0])]
         out_free = Signal()
-        m.d.comb += out_free.eq(~out.valid | out.ready)
+        tail_en = Signal()
+        finished = Signal()
+        if spec.tail:
+            # A result stands in the accumulators, or in the register behind them, or in both.
+            m.d.comb += [
+                tail_en.eq(finished & (~out.valid | out.ready)),
+                out_free.eq(~finished | tail_en),
+            ]
+        else:
+            m.d.comb += out_free.eq(~out.valid | out.ready)
         for i in range(cuts):
             m.d.comb += move[i].eq(valid[i] & (~valid[i + 1] | move[i + 1]))
             m.d.sync += valid[i + 1].eq(move[i] | (valid[i + 1] & ~move[i + 1]))
@@ -197,7 +211,14 @@ class GemmShell(wiring.Component):
             ]
         else:
             m.d.comb += move[cuts].eq(valid[cuts] & out_free)
-        m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
+        ends = move[cuts] & final["last"]
+        if spec.tail:
+            m.d.sync += [
+                finished.eq(ends | (finished & ~tail_en)),
+                out.valid.eq(tail_en | (out.valid & ~out.ready)),
+            ]
+        else:
+            m.d.sync += out.valid.eq(ends | (out.valid & ~out.ready))
 
         # Front end.
         shared = {
@@ -212,6 +233,7 @@ class GemmShell(wiring.Component):
             i_a_load=a_load,
             i_f_load=f_load,
             **({} if steps.idle is None else {"i_idle": steps.idle}),
+            **({"i_cut_en": Cat(*move[: self.shared.cuts])} if self.shared.cuts else {}),
             **ports,
         )
         to_columns = {
@@ -258,6 +280,8 @@ class GemmShell(wiring.Component):
                 slices["i_take_c"] = final["addend"]
             if cuts:
                 slices["i_cut_en"] = Cat(*move[:cuts])
+            if spec.tail:
+                slices["i_tail_en"] = tail_en
             result = Signal(tile.m * sum(self.result_widths), name=f"result_{n}")
             m.submodules[f"column_{n}"] = Instance(
                 f"{spec.name}_column",
@@ -339,7 +363,7 @@ def design(
             sequencer=sequencer,
             shared=shared,
             front=pipeline.front,
-            cuts=pipeline.heap,
+            cuts=spec.cuts,
         ),
         parts={f"{spec.name}_front": front, f"{spec.name}_column": column},
         library=LIBRARY,

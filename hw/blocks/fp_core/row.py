@@ -115,10 +115,17 @@ class Row(wiring.Component):
             cuts.to(value, at.rows, at.sums) for value in align.rows(heap.compress())
         )
         value = cuts.to(align.add_rows(m, "value", done, a, b), at.sums, at.last)
-        m.d.comb += self.value.eq(value)
         m.d.comb += self.code.eq(cuts.to(code, at.exponents, at.last))
+        flags = {}
         for name, flag in self._flags(m).items():
-            m.d.comb += getattr(self, name).eq(cuts.to(flag, at.exponents, at.last))
+            flags[name] = cuts.to(flag, at.exponents, at.last)
+            m.d.comb += getattr(self, name).eq(flags[name])
+        if not spec.sums.fp32:
+            # Sums that are seen as they are hold nothing of what is no number.
+            special = Signal()
+            m.d.comb += special.eq(Cat(*flags.values()).any())
+            value = value & (~special).replicate(len(value))
+        m.d.comb += self.value.eq(value)
         return m
 
     def _distances(self, m: Module) -> tuple[Value, list[Value]]:

@@ -132,6 +132,14 @@ class FpCoreSpec(GemmSpec):
         return sum(item.bits for item in self.sums.results(1, 1))
 
     @property
+    def cuts(self) -> int:
+        return self.pipeline.heap + self.sums.ahead
+
+    @property
+    def tail(self) -> int:
+        return self.sums.tail
+
+    @property
     def further(self) -> Mapping[str, Further]:
         if not self.dequantizes:
             return {}

@@ -12,8 +12,7 @@ __all__ = ["cycles", "job_cycles", "latency"]
 
 def latency(spec: FpCoreSpec) -> int:
     """Cycles besides those of the steps: port registers, extra registers, result transfer."""
-    sums = spec.sums
-    return 2 + spec.pipeline.front + spec.pipeline.heap + sums.ahead + sums.tail
+    return 2 + spec.pipeline.front + spec.cuts + spec.tail
 
 
 def cycles(spec: FpCoreSpec, works: Sequence[GemmWork]) -> int:

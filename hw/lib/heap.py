@@ -171,42 +171,49 @@ class Heap:
         return result
 
     def compress(self) -> list[list[Bit]]:
-        """The sum, one or two bits a column, least significant first, by levels of full adders.
+        """The sum, at most two bits a column, least significant first.
 
-        As :meth:`resolve`, but carries do not ripple on: what is left is for one carry-propagate
+        By stages, each of which leaves columns of no more than two thirds of the height before it
+        and adds no more than that takes (L. Dadda, "Some schemes for parallel multipliers", 1965):
+        unlike those of :meth:`resolve`, carries never ripple; the rest is for one carry-propagate
         addition.
         """
         constant = self.const % (1 << self.width)
         self.const = 0
-        ordinal = itertools.count()
-        carries: list[Bit] = []
-        result = []
-        for column in range(self.width):
-            own = [*self._columns[column]]
+        columns = [list(bits) for bits in self._columns]
+        for column, bits in enumerate(columns):
             if constant >> column & 1:
-                own.append(Bit(Const(1, 1), 0.0, 0))
-            queue = [(bit.time, next(ordinal), bit) for bit in (*own, *carries)]
-            heapq.heapify(queue)
-            carries = []
+                bits.append(Bit(Const(1, 1), 0.0, 0))
+        heights = [2]
+        while heights[-1] < max(map(len, columns)):
+            heights.append(heights[-1] * 3 // 2)
+        for height in reversed(heights[:-1]):
+            columns = self._stage(columns, height)
+        return [bits or [Bit(Const(0, 1), 0.0, 0)] for bits in columns]
+
+    def _stage(self, columns: list[list[Bit]], height: int) -> list[list[Bit]]:
+        """Columns of at most ``height`` bits, by adders side by side."""
+        result: list[list[Bit]] = [[] for _ in columns]
+        for column, bits in enumerate(columns):
             last = column == self.width - 1
+            queue = sorted(bits, key=lambda bit: bit.time)
             index = 0
-            while len(queue) > 2:
-                label = f"{self.name}_{column}_{index}"
+            while len(queue) + len(result[column]) > height:
+                label = f"{self.name}_{height}_{column}_{index}"
                 index += 1
-                count = 3 if len(queue) >= 3 else 2
-                taken = [heapq.heappop(queue)[2] for _ in range(count)]
-                ones = [bit for bit in taken if isinstance(bit.value, Const)]
-                if ones:
-                    rest = [bit for bit in taken if not isinstance(bit.value, Const)]
+                count = min(3, len(queue), len(queue) + len(result[column]) - height + 1)
+                taken, queue = queue[:count], queue[count:]
+                rest = [bit for bit in taken if not isinstance(bit.value, Const)]
+                if len(rest) < count:
                     total, carry = self._with_one(label, rest, last)
                 elif count == 3:
                     total, carry = self._full(label, taken)
                 else:
                     total, carry = self._half(label, taken, last)
-                heapq.heappush(queue, (total.time, next(ordinal), total))
+                result[column].append(total)
                 if not last:
-                    carries.append(carry)
-            result.append([bit for _, _, bit in sorted(queue)] or [Bit(Const(0, 1), 0.0, 0)])
+                    result[column + 1].append(carry)
+            result[column] += queue
         return result
 
     def _aligned(self, label: str, bits: list[Bit], delay: float) -> tuple[list[Value], float, int]:

@@ -148,12 +148,12 @@ class GemmSpec(BlockSpec):
 
     @property
     def cuts(self) -> int:
-        """Registers that a step passes between its operands and its accumulators."""
+        """Registers that a step passes between its operands' and the accumulators."""
         return self.pipeline.heap
 
     @property
     def tail(self) -> int:
-        """Registers that a result passes behind its accumulator, 0 or 1."""
+        """Registers that a result passes behind the accumulators."""
         return 0
 
     @property

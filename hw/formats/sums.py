@@ -218,7 +218,7 @@ class Sums:
                     yield Problem((*at, "low"), rule, accumulator.low)
         elif self.kind == "running":
             kept = terms.bits + accumulator.guard
-            if kept < DIGIT:
+            if accumulator.guard < 0 and kept < DIGIT:
                 rule = f"leaves {kept} of the {terms.bits} bits of a step, at least {DIGIT}"
                 yield Problem((*at, "guard"), rule, accumulator.guard)
             elif self.width > 63:

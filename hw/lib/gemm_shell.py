@@ -84,12 +84,11 @@ class GemmShell(wiring.Component):
 
     Streams are those of ``hw.gemm``. Operands are registered at the ports; a step fires when a job
     is active, both operands are there and the next stage can take it. Results stand in the
-    accumulators and hold off the next job's steps until they are taken.
+    accumulators and hold off the next job's steps until they are taken, or until the first register
+    of the tail takes them, where columns have one.
 
-    Latency: ``2 + pipeline.front + spec.cuts + spec.tail`` cycles from the first operand transfer
-    to the result transfer of a one-step job; interval: one step a cycle, jobs back to back. With
-    ``spec.tail`` results pass a register in the columns, enabled by ``tail_en``, and hold off the
-    next job's steps in the accumulators for as long as that register is full.
+    Latency: ``2 + pipeline.front + cuts + tail`` cycles from the first operand transfer to the
+    result transfer of a one-step job; interval: one step a cycle, jobs back to back.
 
     Parts by name: ``<name>_front`` (operand register, tables) and ``<name>_column``.
     """
@@ -103,6 +102,7 @@ class GemmShell(wiring.Component):
         shared: Shared,
         front: int,
         cuts: int,
+        tail: int = 0,
     ):
         self.spec = spec
         self.streams = {item.name: item for item in streams}
@@ -110,6 +110,7 @@ class GemmShell(wiring.Component):
         self.shared = shared
         self.front = front
         self.cuts = cuts
+        self.tail = tail
         results = self.streams["o"].fields
         # A column gives its part of every field, all rows of one field after the other.
         self.result_widths = [item.bits // (spec.tile.m * spec.tile.n) for item in results]
@@ -176,15 +177,7 @@ class GemmShell(wiring.Component):
             there = steps.idle | there
         m.d.comb += [valid[0].eq(active & there), fire.eq(move[0])]
         out_free = Signal()
-        tail_en = Signal()
-        finished = Signal()
-        if spec.tail:
-            # A result stands in the accumulators, or in the register behind them, or in both.
-            m.d.comb += [
-                tail_en.eq(finished & (~out.valid | out.ready)),
-                out_free.eq(~finished | tail_en),
-            ]
-        else:
+        if not self.tail:
             m.d.comb += out_free.eq(~out.valid | out.ready)
         for i in range(cuts):
             m.d.comb += move[i].eq(valid[i] & (~valid[i + 1] | move[i + 1]))
@@ -211,14 +204,11 @@ class GemmShell(wiring.Component):
             ]
         else:
             m.d.comb += move[cuts].eq(valid[cuts] & out_free)
-        ends = move[cuts] & final["last"]
-        if spec.tail:
-            m.d.sync += [
-                finished.eq(ends | (finished & ~tail_en)),
-                out.valid.eq(tail_en | (out.valid & ~out.ready)),
-            ]
+        leave: list[Signal] = []
+        if self.tail:
+            leave = self._tail(m, move[cuts] & final["last"], out_free)
         else:
-            m.d.sync += out.valid.eq(ends | (out.valid & ~out.ready))
+            m.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))
 
         # Front end.
         shared = {
@@ -280,8 +270,8 @@ class GemmShell(wiring.Component):
                 slices["i_take_c"] = final["addend"]
             if cuts:
                 slices["i_cut_en"] = Cat(*move[:cuts])
-            if spec.tail:
-                slices["i_tail_en"] = tail_en
+            if leave:
+                slices["i_tail_en"] = Cat(*leave)
             result = Signal(tile.m * sum(self.result_widths), name=f"result_{n}")
             m.submodules[f"column_{n}"] = Instance(
                 f"{spec.name}_column",
@@ -307,6 +297,24 @@ class GemmShell(wiring.Component):
                     words.append(word)
         m.d.comb += out.payload.eq(Cat(*words))
         return m
+
+    def _tail(self, m: Module, made: Value, free: Signal) -> list[Signal]:
+        """Control of the registers behind the accumulators: when each takes a result.
+
+        Drives ``free``, whether the accumulators' place is, and ``o.valid``.
+        """
+        held = [Signal(name=f"held_{i}") for i in range(self.tail)]
+        leave = [Signal(name=f"leave_{i}") for i in range(self.tail)]
+        behind = [*held[1:], self.o.valid]
+        away = [*leave[1:], self.o.ready]
+        come = made
+        for i in range(self.tail):
+            m.d.comb += leave[i].eq(held[i] & (~behind[i] | away[i]))
+            m.d.sync += held[i].eq(come | (held[i] & ~leave[i]))
+            come = leave[i]
+        m.d.sync += self.o.valid.eq(come | (self.o.valid & ~self.o.ready))
+        m.d.comb += free.eq(~held[0] | leave[0])
+        return leave
 
     def _parity(
         self,
@@ -355,15 +363,15 @@ def design(
     column: wiring.Component,
 ) -> Design:
     """A core of the shell and its two parts."""
-    pipeline = spec.pipeline
     return Design(
         top=GemmShell(
             spec,
             streams,
             sequencer=sequencer,
             shared=shared,
-            front=pipeline.front,
+            front=spec.pipeline.front,
             cuts=spec.cuts,
+            tail=spec.tail,
         ),
         parts={f"{spec.name}_front": front, f"{spec.name}_column": column},
         library=LIBRARY,

@@ -49,7 +49,7 @@ class Pipeline(Part):
     """Registers besides those of the ports and the accumulators."""
 
     front: int = Field(0, ge=0, le=1, description="1: a register behind the shared front end")
-    heap: int = Field(0, ge=0, le=4, description="registers through the columns' heaps")
+    heap: int = Field(0, ge=0, le=5, description="registers through the columns' heaps")
     placement: Literal["speed", "area"] = Field(
         "speed",
         description="heap registers at even times, or the last behind the finished sum, where the "

@@ -45,6 +45,8 @@ class Shared:
             them.
         begins: the front end is told by ``first`` whether the step that it takes into the registers
             under ``f_load`` is the first one of its job.
+        cuts: registers of the columns that front-end outputs pass as well, each of them once for
+            all columns: the front end gets their enables as ``cut_en``.
     """
 
     outputs: Mapping[str, int]
@@ -53,6 +55,7 @@ class Shared:
     late: tuple[str, ...] = ()
     rows: Mapping[str, str] = field(default_factory=dict)
     begins: bool = False
+    cuts: int = 0
 
     def inputs(self, rows: int, lines: Iterable[str]) -> dict[str, int]:
         """Width of what every column gets from front end and control, by name."""
@@ -258,6 +261,7 @@ class GemmShell(wiring.Component):
             i_f_load=f_load,
             **({} if steps.idle is None else {"i_idle": steps.idle}),
             **told,
+            **({"i_cut_en": Cat(*move[: self.shared.cuts])} if self.shared.cuts else {}),
             **ports,
         )
         late = self._late(m, shared, move, cuts)

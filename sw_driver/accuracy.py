@@ -374,8 +374,8 @@ def accuracy(
 def _widths(spec: GemmSpec, asked: Sequence[int]) -> list[int]:
     """The widths to measure: those asked for that the core has, else its widest up to 8."""
     widths = core_of(spec).widths
-    if spec.operand_formats[1] is not None:
-        return [widths[-1]]
+    if len(widths) == 1:
+        return list(widths)
     return [bits for bits in asked if bits in widths] or [min(8, widths[-1])]
 
 

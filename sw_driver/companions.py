@@ -50,7 +50,7 @@ def companions(
     start, slope = core.job_cycles[bits - 1]
     a_format, w_format = spec.operand_formats
     found = []
-    if w_format is None and spec.summable:
+    if not core.own_scales and spec.summable:
         cycles = start + -(-group // core.k) * slope
         scales = _make(
             spec,

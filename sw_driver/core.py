@@ -129,7 +129,7 @@ def core_of(spec: GemmSpec, activation_bits: int | None = None) -> Core:
     passes = [activations for activations, _ in reads]
     formats = spec.operand_formats
     ports = {stream.name: stream for stream in entry.golden.streams(spec)}
-    if formats[1] is None:
+    if formats[1] is None and "w_scale" not in spec.further:
         # What a beat carries per column, if that is less than the codes themselves: packed trits.
         (field,) = [item for item in ports["i_w"].fields if item.name == "w"]
         step_bits = [
@@ -163,7 +163,7 @@ def core_of(spec: GemmSpec, activation_bits: int | None = None) -> Core:
         weight_passes=weight_passes,
         step_bits=tuple(step_bits),
         activation_step_bits=activation_step_bits,
-        own_scales=int(formats[1] is not None),
+        own_scales=int(formats[1] is not None or "w_scale" in spec.further),
         result_bits=spec.result_bits,
     )
 

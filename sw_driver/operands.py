@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hw.block import block
-from hw.formats import FP32, BlockFormat, FloatFormat
+from hw.formats import FP16, FP32, BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from sim.gemm import GemmPlan, tile
@@ -143,6 +143,8 @@ def prepare(
         return _blocks(spec, a_format, w_format, x, w)
     if isinstance(a_format, FloatFormat) and isinstance(w_format, FloatFormat):
         return _floats(spec, a_format, w_format, x, w)
+    if isinstance(a_format, FloatFormat) and "w_scale" in spec.further:
+        return _dequantized(spec, a_format, x, w, bits)
     if isinstance(spec, IntegerGemmSpec) and w_format is None:
         if isinstance(a_format, FloatFormat):
             rows = _float_rows(a_format, x)
@@ -247,6 +249,39 @@ def _floats(
         plans=(plan,),
         a=a.values,
         w=b.values,
+        finish=finish,
+    )
+
+
+def _dequantized(
+    spec: GemmSpec, form: FloatFormat, x: np.ndarray, w: np.ndarray, bits: int
+) -> Prepared:
+    """Integer weights whose scales the core applies itself, before it multiplies."""
+    group = spec.further["w_scale"].per
+    zeros = "w_zero" in spec.further
+    scheme: Scheme = "asymmetric" if zeros else "symmetric"
+    if w.shape[1] % group:
+        raise ValueError(f"K: must be a multiple of the group of {group}, got {w.shape[1]}")
+    weights = SCHEMES[scheme](w, bits, group)
+    a = _float_rows(form, x)
+    extra = {"w_scale": FP16.encode(weights.scale).astype(np.int64)}
+    if weights.zero is not None:
+        extra["w_zero"] = weights.zero.astype(np.int64)
+    plan = tile(spec, a.codes, weights.codes.astype(np.int64), extra=extra)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = values(spec, fields) * a.scale
+        return found.astype(np.float32)
+
+    # The core rounds every weight to FP16 once more.
+    exact = weights.dequantized()
+    return Prepared(
+        quantizer=f"W{bits} {scheme}",
+        groups=1,
+        plans=(plan,),
+        a=a.values,
+        w=FP16.decode(FP16.encode(exact)),
         finish=finish,
     )
 

@@ -22,7 +22,8 @@ NaN and infinities go by IEEE 754 in every kind: NaN, and infinities of both sig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -269,6 +270,23 @@ class Sums:
         )
         return {"o": _codes(rounded, flags)}
 
+    def values(self, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Results by field, as :meth:`total` gives them, as ``float64``, rounded once at most."""
+        if self.fp32:
+            return FP32.decode(fields["o"])
+        if self.kind == "fixed":
+            limbs = fields["o"].astype(object)
+            number = sum(limbs[..., i] << 32 * i for i in range(limbs.shape[-1]))
+            number = np.where(number >> (self.width - 1) > 0, number - (1 << self.width), number)
+            found = _to_float(number, self.accumulator.low)
+        else:
+            power = DIGIT * fields["exponent"] + self.first_bit
+            found = np.ldexp(fields["o"].astype(np.float64), power)
+        for name, value in (("pinf", math.inf), ("ninf", -math.inf), ("nan", math.nan)):
+            if name in fields:
+                found = np.where(fields[name] > 0, value, found)
+        return found
+
     @property
     def _least(self) -> int:
         """The least exponent there is less that of FP32's smallest number, if it is lower."""
@@ -356,6 +374,18 @@ class Flags:
 
 LEAST = FP32.min_exponent - FP32.mantissa_bits
 """Exponent of FP32's smallest number: every one is a multiple of ``2^LEAST``."""
+
+
+def _to_float(numbers: np.ndarray, power: int) -> np.ndarray:
+    """Python's integers times ``2^power`` as ``float64``, rounded once."""
+
+    def one(number: int) -> float:
+        extra = max(0, abs(number).bit_length() - 64)
+        # A sticky bit keeps the rounding to one.
+        kept = number >> extra | (number & ((1 << extra) - 1) != 0)
+        return math.ldexp(float(kept), extra + power)
+
+    return np.asarray(np.frompyfunc(one, 1, 1)(numbers), dtype=np.float64)
 
 
 def _scaled(values: np.ndarray, powers: np.ndarray) -> np.ndarray:

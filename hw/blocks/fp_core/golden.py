@@ -7,7 +7,7 @@ group)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from hw import gemm
 from hw.blocks.fp_core.dot import StepSum, dequantized, step_sum
@@ -356,3 +356,8 @@ def coverage_points(spec: FpCoreSpec) -> tuple[str, ...]:
         magnitude = (1 << spec.max_weight_bits) - 1 if spec.zeros else 1 << spec.max_weight_bits - 1
         points += ["dequantized=rounded", "dequantized=overflow"] if magnitude > 2 else []
     return tuple(points)
+
+
+def values(spec: FpCoreSpec, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Results by field as numbers, ``float64``."""
+    return spec.sums.values(fields)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hw.blocks.fp_core.product import Product
 from hw.errors import Problem
-from hw.formats import FLOAT_FORMATS, FP16
+from hw.formats import FLOAT_FORMATS, FP16, FloatFormat
 from hw.formats.sums import Accumulator, Sums, Terms
 from hw.gemm import Further, GemmSpec
 from hw.spec import Part
@@ -110,6 +110,10 @@ class FpCoreSpec(GemmSpec):
     def groups(self) -> int:
         """Scales of a column in a step."""
         return max(1, self.tile.k // self.group)
+
+    @property
+    def operand_formats(self) -> tuple[FloatFormat, FloatFormat | None]:
+        return self.product.a, None if self.dequantizes else self.product.w
 
     @property
     def weight_encoding(self) -> str:

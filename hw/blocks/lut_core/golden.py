@@ -14,7 +14,7 @@ Of floating activations see :mod:`hw.blocks.lut_core.floating`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hw import gemm, integers
@@ -358,3 +358,12 @@ def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, Any]]]:
     own."""
     if spec.activations.floating:
         yield from floating.exhaustive_gemms(spec)
+
+
+def values(spec: LutCoreSpec, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Results by field as numbers, ``float64``; NaN where a row is invalid."""
+    o = fields["o"].astype(np.float64)
+    if not spec.activations.floating:
+        return o
+    rows = np.ldexp(o, fields["exponent"][..., None])
+    return np.where(fields["invalid"][..., None] > 0, np.nan, rows)

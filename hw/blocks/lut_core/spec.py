@@ -164,6 +164,10 @@ class LutCoreSpec(IntegerGemmSpec):
     )
 
     @property
+    def operand_formats(self) -> tuple[FloatFormat | None, None]:
+        return (self.activations.form if self.activations.floating else None), None
+
+    @property
     def weight_encoding(self) -> Encoding:
         return self.weights.encoding
 

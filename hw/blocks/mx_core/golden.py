@@ -11,7 +11,7 @@ infinities of both signs; another infinity makes the sum infinite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hw import gemm
 from hw.blocks.mx_core.spec import Elements, MxCoreSpec
@@ -200,7 +200,11 @@ def _kinds(elements: Elements, codes: np.ndarray) -> dict[str, np.ndarray]:
     parts = elements.form.fields(codes)
     zero = elements.form.decode(codes) == 0
     some = ~zero & ~nan
-    return {"zero": zero, "positive": some & (parts.sign == 0), "negative": some & (parts.sign == 1)}
+    return {
+        "zero": zero,
+        "positive": some & (parts.sign == 0),
+        "negative": some & (parts.sign == 1),
+    }
 
 
 def gemm_result(spec: MxCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
@@ -513,3 +517,8 @@ def coverage_points(spec: MxCoreSpec) -> tuple[str, ...]:
     if spec.sums.kind == "fixed" and not spec.sums.exact:
         points += ["outside=0", "outside=1"]
     return tuple(points)
+
+
+def values(spec: MxCoreSpec, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Results by field as numbers, ``float64``."""
+    return spec.sums.values(fields)

@@ -293,24 +293,59 @@ class Sums:
         return min(0, self.first_bit - LEAST)
 
     def _fp32(self, values: np.ndarray, codes: np.ndarray, flags: Flags) -> np.ndarray:
-        """FP32 codes. A number is an integer of units of 2^-149 or of the least term's."""
-        least = min(0, self.terms.bias - LEAST)
-        number = np.zeros(values.shape[1:], dtype=object)
+        """FP32 codes, step by step."""
+        add = self._add_floats if self._fits_floats else self._add_integers
+        number = np.zeros(values.shape[1:])
         nan, pinf, ninf = (np.zeros(values.shape[1:], dtype=bool) for _ in range(3))
         for step in range(len(values)):
-            term = values[step].astype(object) * _powers(
-                codes[step] + self.terms.bias - LEAST, least=least
-            )
-            number, over = _rounded(number * (1 << -least) + term, -least)
+            rounded = FP32.decode(add(number, values[step], codes[step]))
             nan, pinf, ninf = (
                 nan | flags.nan[step],
                 pinf | flags.pinf[step],
                 ninf | flags.ninf[step],
             )
-            over = over & ~(pinf | ninf)
-            pinf, ninf = pinf | (over & (number > 0)), ninf | (over & (number < 0))
-            number = np.where(pinf | ninf, 0, number)
-        return _codes(number, Flags(nan, pinf, ninf).resolved())
+            over = np.isinf(rounded) & ~(pinf | ninf)
+            pinf, ninf = pinf | (over & (rounded > 0)), ninf | (over & (rounded < 0))
+            number = np.where(pinf | ninf | (rounded == 0), 0.0, rounded)
+        special = Flags(nan, pinf, ninf).resolved()
+        number = np.where(special.pinf, np.inf, np.where(special.ninf, -np.inf, number))
+        number = np.where(special.nan, np.nan, number)
+        return FP32.encode(number).astype(np.int64)
+
+    @property
+    def _fits_floats(self) -> bool:
+        """Whether every term is a ``float64``, far from the ends of its exponents."""
+        terms = self.terms
+        highest = terms.bias + terms.codes + terms.bits
+        return terms.bits <= 54 and terms.bias >= -1000 and highest <= 1000
+
+    def _add_floats(self, number: np.ndarray, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """FP32 codes of ``number`` and a term, their exact sum rounded once.
+
+        The error of a sum in ``float64`` is itself one (D. E. Knuth's TwoSum). Where it is not 0
+        the sum is moved to its odd neighbour on that side, after which rounding to less than 52
+        bits is the same as of the exact sum (S. Boldo and G. Melquiond, "Emulation of FMA and
+        correctly rounded sums: proved algorithms using rounding to odd", 2008).
+        """
+        term = np.ldexp(values.astype(np.float64), codes + self.terms.bias)
+        total = number + term
+        part = total - number
+        error = (number - (total - part)) + (term - part)
+        even = (np.ascontiguousarray(total).view(np.int64) & 1) == 0
+        odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        return FP32.encode(np.where((error != 0) & even, odd, total))
+
+    def _add_integers(
+        self, number: np.ndarray, values: np.ndarray, codes: np.ndarray
+    ) -> np.ndarray:
+        """The same by Python's integers, for any term."""
+        least = min(0, self.terms.bias - LEAST)
+        powers = _powers(codes + self.terms.bias - LEAST, least=least)
+        known = np.frompyfunc(lambda x: int(math.ldexp(x, -LEAST)), 1, 1)(number)
+        exact = known * (1 << -least) + values.astype(object) * powers
+        rounded, over = _rounded(exact, -least)
+        none = np.zeros(over.shape, dtype=bool)
+        return _codes(rounded, Flags(none, over & (exact > 0), over & (exact < 0)))
 
     def _others(
         self, values: np.ndarray, codes: np.ndarray, special: Flags

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hw.blocks.requantize.spec import RequantizeSpec
 from hw.formats import E8M0, FP32, FloatFormat
-from hw.gemm import random_operand
+from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream, StreamField
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.formats import FP32, FloatFormat
-from hw.gemm import random_operand
+from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream, StreamField
 

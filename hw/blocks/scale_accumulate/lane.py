@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -39,7 +41,7 @@ class Lane(wiring.Component):
 
     def __init__(self, spec: ScaleAccumulateSpec):
         self.spec = spec
-        self.turn_bits = max(0, (spec.turns - 1).bit_length())
+        self.turn_bits = max(1, (spec.turns - 1).bit_length())
         members: dict[str, int] = {"p": spec.partial_bits, "w_scale": spec.weight_format.width}
         if spec.zero_point_bits:
             members |= {"z": spec.zero_point_bits, "r": spec.row_sum_bits}
@@ -59,7 +61,7 @@ class Lane(wiring.Component):
         members |= {"turn_write": self.turn_bits, "write": 1}
         super().__init__(
             {
-                **{name: In(width) for name, width in members.items() if width},
+                **{name: In(width) for name, width in members.items()},
                 "o": Out(spec.turns * FP32.width),
             }
         )
@@ -119,7 +121,8 @@ class Lane(wiring.Component):
         m.d.comb += addend.eq(before & (~self.first).replicate(FP32.width))
         result = add(m, "add", FP32, addend, x, cut=_registers(m, "add", _ADD_AT))
         for turn, word in enumerate(words):
-            mine = self.write if spec.turns == 1 else self.write & (self.turn_write == turn)
+            mine = Signal(name=f"mine_{turn}")
+            m.d.comb += mine.eq(self.write & ~(self.turn_write ^ turn).any())
             with m.If(mine):
                 m.d.sync += word.eq(result)
         return m
@@ -186,7 +189,10 @@ class Lane(wiring.Component):
         if len(words) == 1:
             return words[0]
         word = Signal(FP32.width, name=f"{name}_sum")
-        m.d.comb += word.eq(Cat(*words).word_select(getattr(self, turn), FP32.width))
+        with m.Switch(getattr(self, turn)):
+            for number, each in enumerate(words):
+                with choice(m, number, len(words)):
+                    m.d.comb += word.eq(each)
         return word
 
     def _bias(self, m: Module) -> Value:
@@ -220,6 +226,11 @@ _MULTIPLY_AT = ("left", "right", "product", "moved", "rounded")
 
 _ADD_AT = ("aligned", "counted")
 """Cuts of the addition that have registers."""
+
+
+def choice(m: Module, number: int, count: int) -> AbstractContextManager[None]:
+    """The branch of a number below ``count``; the last one takes what never comes, too."""
+    return m.Default() if number == count - 1 else m.Case(number)
 
 
 def _registers(m: Module, name: str, points: tuple[str, ...]) -> Cut:

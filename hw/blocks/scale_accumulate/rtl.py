@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 
 from hw.block import Design
 from hw.blocks.scale_accumulate import golden
-from hw.blocks.scale_accumulate.lane import Lane
+from hw.blocks.scale_accumulate.lane import Lane, choice
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
@@ -54,14 +54,14 @@ class ScaleAccumulate(wiring.Component):
                 m.d.sync += tensor.eq(field_slice(job, self.i_job.payload, "tensor_scale"))
 
         # Round 0 is a group, the others are those of `closing` in their order.
-        rounds = Signal(range(len(closing) + 1), name="round")
+        rounds = Signal(max(1, len(closing).bit_length()), name="round")
         first = Signal()
-        turn = Signal(range(spec.turns))
+        turn = Signal(lane.turn_bits)
         wait = Signal(range(max(spec.turns, lane.depth) + 1))
         fire, last_turn, last_group, last = Signal(), Signal(), Signal(), Signal()
         in_group = Signal()
         m.d.comb += [
-            in_group.eq(rounds == 0),
+            in_group.eq(~rounds.any()),
             last_turn.eq(turn == spec.turns - 1),
             last_group.eq(~groups_left.any()),
             last.eq(last_turn & last_group & (rounds == len(closing))),
@@ -195,7 +195,7 @@ class ScaleAccumulate(wiring.Component):
                 chosen = Signal(bits, name=name)
                 with m.Switch(staged[at]["turn"]):
                     for number, place in enumerate(places):
-                        with m.Case(number):
+                        with choice(m, number, len(places)):
                             m.d.comb += chosen.eq(words.word_select(place, bits))
                 value = chosen
             for stage in range(delay):

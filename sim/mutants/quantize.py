@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.mutants.entry import Entry, Specs
 
 RTL, SCALE, LANE = (f"hw.blocks.quantize.{name}" for name in ("rtl", "scale", "lane"))
-FIFO, FLOATS = "hw.lib.fifo", "hw.lib.floats"
+FIFO, FLOATS, INTEGERS = "hw.lib.fifo", "hw.lib.floats", "hw.lib.integers"
 
 SPECS: Specs = {
     # Lengths and numbers of groups by job, short groups behind long ones.
@@ -155,19 +155,19 @@ MUTANTS: tuple[Entry, ...] = (
      "with m.If(none | placed.over):", "with m.If(placed.over):"),
     ("lift_count", LANE, _on("wide"), "a subnormal element keeps its exponent",
      "exponent.eq(parts.exponent - Cat(*count))", "exponent.eq(parts.exponent)"),
-    ("shift_sticky", LANE, _on("bfp"), "what is shifted out is forgotten",
+    ("shift_sticky", INTEGERS, _on("bfp"), "what is shifted out is forgotten",
      "kept.eq(moved), sticky.eq(below)", "kept.eq(moved), sticky.eq(0)"),
-    ("shift_far", LANE, _on("bfp"), "elements far below the scale come back",
+    ("shift_far", INTEGERS, _on("bfp"), "elements far below the scale come back",
      "with m.If(down > most):", "with m.If(0):"),
-    ("round_half_up", LANE, _on("bfp"), "ties go up", "half & (below | whole[0])", "half"),
-    ("round_down", LANE, _on("wide"), "nothing rounds up", "half & (below | whole[0])", "0"),
-    ("clip_forgotten", LANE, _on("mxint"), "what rounds to one code too many wraps",
+    ("round_half_up", INTEGERS, _on("bfp"), "ties go up", "half & (below | whole[0])", "half"),
+    ("round_down", INTEGERS, _on("wide"), "nothing rounds up", "half & (below | whole[0])", "0"),
+    ("clip_forgotten", INTEGERS, _on("mxint"), "what rounds to one code too many wraps",
      "rounded[:-1] | (over | rounded[-1])", "rounded[:-1] | (over)"),
-    ("sign_forgotten", LANE, _on("wide"), "all codes are positive",
-     "code.eq((clipped ^ sign.replicate(bits)) + sign)", "code.eq(clipped)"),
-    ("sign_ones_complement", LANE, _on("bfp"), "negative codes are one too low",
-     "code.eq((clipped ^ sign.replicate(bits)) + sign)",
-     "code.eq(clipped ^ sign.replicate(bits))"),
+    ("sign_forgotten", INTEGERS, _on("wide"), "all codes are positive",
+     "code.eq((top ^ sign.replicate(bits)) + sign)", "code.eq(top)"),
+    ("sign_ones_complement", INTEGERS, _on("bfp"), "negative codes are one too low",
+     "code.eq((top ^ sign.replicate(bits)) + sign)",
+     "code.eq(top ^ sign.replicate(bits))"),
     ("over_not_clipped", LANE, _on("bfp"), "elements above a scale that was clipped wrap",
      "over.eq((down < 0) & value[-1] & alive)", "over.eq(0)"),
     ("over_of_zero", LANE, _on("tiny"), "zeros under the smallest scale are the highest code",
@@ -177,7 +177,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("first_digit", LANE, _on("job"), "a quotient beyond the codes is not noticed",
      "beyond.eq(over | (rest >= divisor))", "beyond.eq(over)"),
     ("remainder_forgotten", LANE, _on("wide"), "ties ignore the remainder",
-     "below | rest.any(), over)", "below, over)"),
+     "below = below | rest.any()", "below = below | 0"),
     ("special_sign", LANE, _on("mx"), "a group with a NaN has negative zeros",
      'stages.register("sign", sign & alive)', 'stages.register("sign", sign)'),
     ("special_alive", LANE, _on("mx"), "a group with a NaN has codes",

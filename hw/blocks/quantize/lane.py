@@ -13,7 +13,8 @@ from hw.blocks.quantize.scale import Stages, limit_width, limits
 from hw.blocks.quantize.spec import QuantizeSpec
 from hw.blocks.quantize.timing import lane_stages
 from hw.formats import FloatFormat, IntegerFormat
-from hw.lib.floats import NO, Normalised, pack, place, shift_right_sticky, unpack
+from hw.lib.floats import NO, Normalised, pack, place, unpack
+from hw.lib.integers import clipped, window
 
 
 def wants(spec: QuantizeSpec) -> Mapping[str, tuple[int, range]]:
@@ -102,40 +103,6 @@ class Lane(wiring.Component):
             m.d.comb += exponent.eq(parts.exponent - Cat(*count))
         return parts.sign, value, exponent
 
-    def _window(
-        self, m: Module, value: Value, width: int, down: Value, most: int
-    ) -> tuple[Value, Value]:
-        """The top of a value in ``width`` bits, moved down, and whether anything is below.
-
-        Beyond ``most`` nothing is left, not even what is below: it is less than half a code.
-        """
-        cut = max(len(value) - width, 0)
-        padded = Cat(Const(0, max(width - len(value), 0)), value[cut:])
-        amount = down[: most.bit_length()]
-        moved, below = shift_right_sticky(m, "down", padded, amount, value[:cut].any())
-        kept = Signal(width, name="kept")
-        sticky = Signal(name="kept_sticky")
-        m.d.comb += [kept.eq(moved), sticky.eq(below)]
-        with m.If(down > most):
-            m.d.comb += [kept.eq(0), sticky.eq(0)]
-        return kept, sticky
-
-    def _integer(
-        self, m: Module, sign: Value, magnitude: Value, below: Value, over: Value
-    ) -> Value:
-        """Round a magnitude with one bit below the point, clip it, give it its sign."""
-        bits = self.spec.format.element.width
-        whole, half = magnitude[1:], magnitude[0]
-        rounded = Signal(bits, name="rounded")
-        clipped = Signal(bits - 1, name="clipped")
-        m.d.comb += [
-            rounded.eq(whole + (half & (below | whole[0]))),
-            clipped.eq(rounded[:-1] | (over | rounded[-1]).replicate(bits - 1)),
-        ]
-        code = Signal(bits, name="code")
-        m.d.comb += code.eq((clipped ^ sign.replicate(bits)) + sign)
-        return code
-
     def _shift(self, m: Module, stages: Stages) -> Value:
         """Integers under a power of two."""
         spec = self.spec
@@ -146,7 +113,7 @@ class Lane(wiring.Component):
         down = Signal(signed(12), name="shift")
         m.d.comb += down.eq(self.offset_0.as_signed() - exponent)
         bits = element.width
-        kept, below = self._window(m, value, bits, down, bits)
+        kept, below = window(m, value, bits, down, bits)
         over = Signal(name="over")
         alive = ~self.dead_0
         # Among zeros the scale is no measure of them.
@@ -154,7 +121,7 @@ class Lane(wiring.Component):
         kept, below, over, sign = stages.registers(
             kept=kept & alive.replicate(bits), below=below & alive, over=over, sign=sign
         )
-        return self._integer(m, sign, kept, below, over)
+        return clipped(m, bits, sign=sign, magnitude=kept, below=below, over=over)
 
     def _float(self, m: Module, stages: Stages, element: FloatFormat) -> Value:
         """Floating-point elements under a power of two."""
@@ -188,7 +155,7 @@ class Lane(wiring.Component):
         sign, value, exponent = self._lifted(m, x, max(0, -least))
         down = Signal(signed(12), name="shift")
         m.d.comb += down.eq(self.offset_0.as_signed() - exponent)
-        kept, below = self._window(m, value, p + bits, down, bits)
+        kept, below = window(m, value, p + bits, down, bits)
         over = Signal(name="over")
         alive = ~self.dead_0
         m.d.comb += over.eq((down < 0) & alive)
@@ -220,7 +187,8 @@ class Lane(wiring.Component):
                 rest, pending, quotient, below, over, sign = stages.registers(
                     rest=rest, pending=pending, quotient=quotient, below=below, over=over, sign=sign
                 )
-        return self._integer(m, sign, quotient, below | rest.any(), over)
+        below = below | rest.any()
+        return clipped(m, bits, sign=sign, magnitude=quotient, below=below, over=over)
 
     def _compare(self, m: Module) -> Value:
         """NV: how many limits a number lies above. They ascend, so three of seven tell."""

@@ -314,6 +314,8 @@ def check_request(
     problems = []
     if spec.activations.code == "twos_complement" and spec.activations.widest < 2:
         problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
+    if not spec.exact:
+        problems.append(f"{name}: activations: must be integers, the layer's are quantized to them")
     if spec.activations.low >= 0:
         problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
     if not 0 <= layer < layers:

@@ -50,6 +50,7 @@ def accumulate(
     addend: Value | None,
     take: Value | None,
     down: Sequence[tuple[int, Value]] | None = None,
+    moving: int = 0,
     guard: int = 0,
 ) -> Value:
     """The accumulator of one output; returns ``y``.
@@ -65,11 +66,12 @@ def accumulate(
         down: ``(weight, lines)`` of every digit: of the line ``j`` that is set, ``y`` is shifted
             down by ``j · weight`` first where ``hold`` is set; with no line of the last one set it
             starts at 0. None for no shift.
+        moving: bits that hold any ``y`` that is shifted: those above are its sign and stay.
         guard: bits below ``step``; there is no addend then.
     """
     y = Signal(width, name=f"{name}_y")
     # ~(hold & y | …): one AND-OR-INVERT gate a bit; no leg chosen gives all ones, y = 0.
-    legs = hold.replicate(width) & y if down is None else _moved(m, name, y, down, hold)
+    legs = hold.replicate(width) & y if down is None else _moved(m, name, y, down, hold, moving)
     if shift is not None:
         legs = legs | (shift.replicate(width) & Cat(Const(0, planes), y[: width - planes]))
     elif addend is not None and take is not None:
@@ -132,12 +134,22 @@ def digits(count: int) -> tuple[int, ...]:
     return min(choices)[1]
 
 
-def _moved(m: Module, name: str, y: Value, down: Sequence[tuple[int, Value]], hold: Value) -> Value:
+def _moved(
+    m: Module,
+    name: str,
+    y: Value,
+    down: Sequence[tuple[int, Value]],
+    hold: Value,
+    moving: int,
+) -> Value:
     """``floor(y / 2**distance)``, or 0."""
+    above, y = y[moving:], y[:moving]
     width = len(y)
+    kept: Value = hold
     for stage, (weight, lines) in enumerate(down):
         if stage == len(down) - 1:
             lines = lines & hold.replicate(len(lines))
+            kept = lines.any()
         legs: Value = Const(0, width)
         for index in range(len(lines)):
             step = min(index * weight, width)
@@ -146,7 +158,7 @@ def _moved(m: Module, name: str, y: Value, down: Sequence[tuple[int, Value]], ho
         moved = Signal(width, name=f"{name}_down_{weight}")
         m.d.comb += moved.eq(legs)
         y = moved
-    return y
+    return Cat(y, above & kept.replicate(len(above)))
 
 
 def _add_addend(m: Module, name: str, width: int, row: Value, addend: Value, take: Value) -> Value:

@@ -35,7 +35,8 @@ class Column(wiring.Component):
         guard: bits of the results below the steps' sums.
 
         down: radices of the digits of ``down``, which says row by row how far accumulators are
-            shifted down before a step is added, see ``hw.lib.accumulator``.
+            shifted down before a step is added, and ``moving`` the bits of any sum that is; see
+            ``hw.lib.accumulator``.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Column(wiring.Component):
         halved: bool = False,
         guard: int = 0,
         down: Sequence[int] = (),
+        moving: int = 0,
     ):
         self.spec = spec
         self.planes, self.doubled, self.halved, self.guard = planes, doubled, halved, guard
-        self.radices = tuple(down)
+        self.radices, self.moving = tuple(down), moving
         self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
         members = dict(inputs)
         if spec.pipeline.heap:
@@ -117,6 +119,7 @@ class Column(wiring.Component):
                 addend=self._addend(row),
                 take=self.take_c if spec.addend else None,
                 down=self._down(row),
+                moving=self.moving,
                 guard=self.guard,
             )
             if self.doubled:

@@ -15,10 +15,12 @@ from hw.errors import SpecError
 from hw.gemm import GemmWork, Job
 from hw.lib.accumulator import digits
 from rtl_gen.emit import emit_verilog
+from rtl_gen.errors import InputError
 from sim import gemm
 from sim.harness.compile import RUN_SHORT
 from sim.harness.model import load
 from sw_driver.core import core_of
+from sw_driver.run import check_request
 
 ONE, NAN, INF, MINUS = 0x3C00, 0x7E01, 0x7C00, 0x8000  # of FP16
 
@@ -31,7 +33,7 @@ def _lut(k: int = 4, **fields: Any) -> LutCoreSpec:
 
 
 def _float(name: str, bits: int = 8, **fields: Any) -> LutActivations:
-    return LutActivations(format=name, bits=bits, **fields)
+    return LutActivations.model_validate({"format": name, "bits": bits, **fields})
 
 
 def _half_even(x: Fraction) -> int:
@@ -372,6 +374,8 @@ def test_floats_are_no_integers_to_the_rest() -> None:
     low, high = spec.activations.result_exponents
     (field,) = [item for item in spec.results if item.name == "exponent"]
     assert -(1 << (field.width - 1)) <= low < high < 1 << (field.width - 1)
+    with pytest.raises(InputError, match="dut: activations: must be integers, the layer's are"):
+        check_request(spec, 1, 0, (4,), 32)
     integers = _lut(activations={"bits": 8})
     assert '"activations":{"bits":8,"signed":true}' in integers.canonical()
     assert '"format":"bf16"' in spec.canonical()
@@ -394,7 +398,7 @@ def test_floats_are_no_integers_to_the_rest() -> None:
 )
 def test_wrong_exponents_are_refused(given: np.ndarray | None, message: str) -> None:
     spec = _lut(activations={"format": "fp16", "bits": 8, "exponent": "given"})
-    extra = {} if given is None else {"exponent": given}
+    extra: dict[str, Any] = {} if given is None else {"exponent": given}
     with pytest.raises(ValueError, match=message):
         golden.expected(spec, _work(spec, [[0] * 4] * 2, **extra))
 

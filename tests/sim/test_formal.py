@@ -26,6 +26,7 @@ DAILY_PARTS = ("streams", "cones", "jobs")
 DAILY = {
     ("lut_core", "serial", "cycles"),
     ("lut_core", "planes_2", "cycles"),
+    ("lut_core", "float_running", "cycles"),
     ("mac_core", "zero", "cycles"),
     ("mac_core", "twos", "cycles"),
     ("lut_core", "unsigned 1×w2", "product"),

@@ -146,6 +146,8 @@ class Aligner:
                     position += radix
                 with self.m.Case(value):
                     self.m.d.comb += lines.eq(word)
+            with self.m.Default():
+                self.m.d.comb += lines.eq(0)
         return lines
 
     def _invalid(self, wrong: Value) -> Value:

@@ -271,7 +271,8 @@ def _deepest(spec: LutCoreSpec, rng: np.random.Generator, low: int, high: int) -
     steps = min(spec.max_k_steps, max(1, 256 // gemm.passes(spec, bits)))
     job = Job(k_steps=steps, weight_bits=bits)
     works = []
-    for negative, upward in itertools.product((0, 1), repeat=2):
+    rises = (0, 1) if a.running and steps > 1 else (0,)
+    for negative, upward, rise in itertools.product((0, 1), (0, 1), rises):
         base = integers.random_operands(spec, rng, job)
         z = None
         weight = high if upward else low
@@ -279,19 +280,15 @@ def _deepest(spec: LutCoreSpec, rng: np.random.Generator, low: int, high: int) -
             z = np.full_like(base.z, 0 if upward else 2**bits - 1)
             weight = 2**bits - 1 if upward else 0
         code = a.form.max_code | negative << (a.form.width - 1)
+        # One exponent less, and in the last step the largest: all of the sum is shifted.
+        codes = np.full_like(base.a, code - (rise << a.form.mantissa_bits))
+        codes[:, -1] = code
         extra = {}
         if a.given:
             # The largest magnitude: everything saturates.
             extra["exponent"] = np.full(len(base.a), a.top - 1)
-        works.append(
-            GemmWork(
-                job=job,
-                a=np.full_like(base.a, code),
-                w=np.full_like(base.w, weight),
-                z=z,
-                extra=extra,
-            )
-        )
+        w = np.full_like(base.w, weight)
+        works.append(GemmWork(job=job, a=codes, w=w, z=z, extra=extra))
     return works
 
 

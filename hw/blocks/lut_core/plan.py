@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.integers import weight_magnitude
 from hw.lib.accumulator import digits
 from hw.lib.gemm_shell import Shared
 
@@ -45,6 +46,7 @@ class Plan:
         multiples: shared correction rows ``name -> (multiple of S, multiple of floor(S/2))``.
         bounds: smallest and largest sum of one plane's terms.
         down: radices of the digits that accumulators' shifts come in, the lowest digit first.
+        moving: bits of an accumulator in a job's first pass, in which alone it is shifted.
         shared: the front end's outputs.
     """
 
@@ -74,6 +76,13 @@ class Plan:
         self.down = digits(spec.activations.reach) if spec.activations.running else ()
         self.first = encoding == "twos_complement" and bool(self.negated)
         self.shared = self._shared()
+
+    @property
+    def moving(self) -> int:
+        spec, a = self.spec, self.spec.activations
+        weight = weight_magnitude("bipolar", self.planes) if not spec.ternary else 1
+        most = spec.max_k_steps * spec.tile.k * a.high * weight
+        return min(self.acc_bits, most.bit_length() + 1 + a.guard + self.doubled)
 
     def _multiples(self) -> dict[str, tuple[int, int]]:
         """Rows of the correction in ``−D``; ``z{p}_{bit}`` are chosen by the zero point."""

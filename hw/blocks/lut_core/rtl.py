@@ -45,6 +45,7 @@ class Column(column.Column):
             halved=plan.halved,
             guard=spec.activations.guard,
             down=plan.down,
+            moving=plan.moving,
         )
 
     def prepare(self, m: Module, held: Mapping[str, Value]) -> None:

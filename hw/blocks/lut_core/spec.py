@@ -26,7 +26,7 @@ class LutActivations(Activations):
     """
 
     bits: int = Field(
-        8, ge=2, le=16, description="width of an activation; of a float that it is aligned into"
+        8, ge=2, le=16, description="width of an activation, or of what a float is aligned to"
     )
     format: Literal["integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"] = Field(
         "integer", description="integers, or a floating format"

@@ -7,8 +7,8 @@ third of a full shifter and leaves time for the addition; a term is brought to i
 somewhere in the top digit of 33 bits, and a sticky bit; it is rounded when it is used:
 
 1. The place of the leading one in the top digit says which bits FP32 keeps. Those below become
-   copies of ``up``, what rounding adds, so that a carry into the lowest bit of the addition, however
-   far below, is a carry into the lowest bit that is kept: rounding costs no adder of its own.
+   copies of ``up``, what rounding adds, so that a carry into the lowest bit of the addition, far
+   below, is a carry into the lowest bit that is kept: rounding costs no adder of its own.
 2. State and term are aligned at their top digits, the lower one is moved down. By one digit it
    loses nothing; by more, and the sum has its leading one no lower than the second digit, so that
    what falls out matters to a sticky bit alone.
@@ -261,9 +261,7 @@ class _Running(_Kind):
         )
         weight = self.signal(len(exponent) + 3, "weight", Cat(Const(0, 3), exponent))
         weight_of_0 = Signal(
-            floats._signed(  # noqa: SLF001  (the same shapes)
-                sums.first_bit, sums.first_bit + (DIGIT << len(exponent))
-            ),
+            floats._signed(sums.first_bit, sums.first_bit + (DIGIT << len(exponent))),
             name=f"{self.name}_weight_of_0",
         )
         self.m.d.comb += weight_of_0.eq(weight + sums.first_bit)

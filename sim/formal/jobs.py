@@ -65,10 +65,10 @@ def transfers(spec: GemmSpec) -> str:
 def job_rules(spec: GemmSpec) -> Monitor:
     """Conservation and progress, for runs of any length under any stalls and any resets."""
     a = operand_name(spec)
-    cuts, front = spec.pipeline.heap, spec.pipeline.front
+    cuts, tail, front = spec.cuts, spec.tail, spec.pipeline.front
     bits = counter_bits(spec)
     ahead = {a: 1 + front, "i_w": 1}
-    capacity = 2 + cuts
+    capacity = 2 + cuts + tail
     count = capacity.bit_length() + 1
     addend = spec.addend
     order = passes.of(spec)
@@ -184,6 +184,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
         probes |= {f"valid_{i}": 1, f"last_{i}": 1}
         if addend:
             probes[f"addend_{i}"] = 1
+    probes |= {f"held_{i}": 1 for i in range(tail)}
     text += [f"wire [{width - 1}:0] p_{name};\n" for name, width in probes.items()]
     held = f"p_a_full + {bits}'d0" + (" + p_f_full" if front else "")
     text.append(
@@ -194,8 +195,9 @@ def job_rules(spec: GemmSpec) -> Monitor:
         f"{_times(spec, 'unfired_passes', 'steps_a_pass', bits)} - (wide_k - wide_steps) : 0;\n"
     )
     finishing = "".join(f" + (p_valid_{i} & p_last_{i})" for i in stages)
+    finishing += "".join(f" + p_held_{i}" for i in range(tail))
     helpers = {
-        "h_jobs": "jobs in flight are the active one, those in the heap's registers, the result",
+        "h_jobs": "jobs in flight are the active one, those in the columns' registers, the result",
         "h_counters": "the counters are those of the latest job",
         f"h_{a}": "beats owed are steps to fire less beats held",
         "h_i_w": "the same for weights",
@@ -248,7 +250,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
         probes={f"p_{name}": name for name in probes},
         witness="witness",
         # Reset, two jobs of one step, the latency, and the register that says so.
-        witness_by=1 + 2 + 2 + front + cuts + 2,
+        witness_by=1 + 2 + 2 + front + cuts + tail + 2,
         streams=streams(spec),
         results=False,
         shown=shown,

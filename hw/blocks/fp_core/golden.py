@@ -208,6 +208,106 @@ def random_operands(spec: FpCoreSpec, rng: np.random.Generator, job: Job) -> Gem
     return GemmWork(job=job, a=a.astype(np.int64), w=w.astype(np.int64), extra=extra)
 
 
+def corner_works(spec: FpCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, ...]:
+    """Works that hit what chance may not, most of them of one step.
+
+    Every pair of corner codes in a lane of its own; pairs of products that IEEE 754 has rules for;
+    products at every distance from the largest, in and beyond the window; sums as large as they
+    get, of both signs; ties in FP32.
+    """
+    k, (af, wf) = spec.tile.k, (spec.product.a, spec.product.w)
+    a_one, w_one = af.bias << af.mantissa_bits, wf.bias << wf.mantissa_bits
+    a_minus, w_minus = a_one | 1 << af.width - 1, w_one | 1 << wf.width - 1
+    lane = int(rng.integers(k))
+    other = (lane + 1) % k
+    works = [*_tiled(spec, _rows(af.corners(), k, lane), _rows(wf.corners(), k, lane))]
+
+    # Two products, each of a number, an infinity, NaN or an infinity by zero.
+    kinds = [(a_one, w_one), (a_minus, w_one), (0, w_one)]
+    if af.inf_code is not None:
+        kinds += [(af.inf_code, w_one), (af.inf_code, w_minus), (af.inf_code, 0)]
+    if wf.inf_code is not None:
+        kinds += [(a_minus, wf.inf_code), (a_one, wf.inf_code), (0, wf.inf_code)]
+    assert af.nan_code is not None and wf.nan_code is not None  # noqa: S101  (all formats have one)
+    kinds += [(af.nan_code, w_one), (a_one, wf.nan_code)]
+    if lane != other:
+        for first in kinds:
+            rows = np.zeros((2, len(kinds), k), dtype=np.int64)
+            rows[:, :, lane] = np.array(first)[:, None]
+            rows[:, :, other] = np.array(kinds).T
+            works += [_work(spec, a[None], w[None]) for a, w in zip(*rows, strict=True)]
+
+    # A product of all ones at every distance from a largest one, of either sign.
+    ones = (1 << af.mantissa_bits) - 1
+    top = af.max_code >> af.mantissa_bits
+    for down in range(top if lane != other else 0):
+        a = np.zeros((2, k), dtype=np.int64)
+        a[:, lane] = top << af.mantissa_bits
+        a[:, other] = max((top - down) << af.mantissa_bits, 0) | ones
+        a[1, lane] |= 1 << af.width - 1
+        w = np.zeros((2, k), dtype=np.int64)
+        w[:, lane] = [w_one, wf.max_code - (wf.max_code & (1 << wf.mantissa_bits) - 1)]
+        w[:, other] = [1 << wf.mantissa_bits - 1, w_one | (1 << wf.mantissa_bits) - 1]
+        works += _tiled(spec, a, w)
+
+    # The largest sums, and the same number over and over.
+    for sign in (0, 1):
+        a = np.full((1, k * min(spec.max_k_steps, 40)), af.max_code | sign << af.width - 1)
+        works.append(_work(spec, a, np.full_like(a, wf.max_code)))
+    # Ties: 2^12·2^12, then 1 as often as it takes to be lost, to count, and to be lost again.
+    if spec.max_k_steps > 2 and af.max_exponent >= 12 <= wf.max_exponent:
+        for start in range(1, 4):
+            a, w = np.zeros((2, 1, k * 3), dtype=np.int64)
+            a[0, 0] = (af.bias + 12) << af.mantissa_bits
+            w[0, 0] = (wf.bias + 12) << wf.mantissa_bits
+            a[0, k::k] = a_one if start & 1 else a_minus
+            w[0, k::k] = w_one
+            a[0, 2 * k] = a_one if start & 2 else a_minus
+            works.append(_work(spec, a, w))
+    return tuple(works)
+
+
+def _rows(codes: np.ndarray, k: int, lane: int) -> np.ndarray:
+    """A row for each code, in one lane of ``k``, zeros beside it."""
+    rows = np.zeros((len(codes), k), dtype=np.int64)
+    rows[:, lane] = codes
+    return rows
+
+
+def _tiled(spec: FpCoreSpec, a: np.ndarray, w: np.ndarray) -> Iterator[GemmWork]:
+    """Works that between them multiply every row of ``a`` with every row of ``w``."""
+    m, n = spec.tile.m, spec.tile.n
+    for i in range(0, len(a), m):
+        for j in range(0, len(w), n):
+            yield _work(spec, a[i : i + m], w[j : j + n])
+
+
+def _work(spec: FpCoreSpec, a: np.ndarray, w: np.ndarray) -> GemmWork:
+    """A work of floating-point codes; rows are repeated to fill the tile.
+
+    Integer weights cannot be any code: they are 1 where the code is a number, and the scale is the
+    code of the last weight of its group that is not 0.
+    """
+    tile = spec.tile
+    a, w = np.resize(a, (tile.m, a.shape[1])), np.resize(w, (tile.n, w.shape[1]))
+    job = Job(k_steps=a.shape[1] // tile.k, weight_bits=spec.max_weight_bits)
+    if not spec.dequantizes:
+        return GemmWork(job=job, a=a, w=w)
+    q = (w != 0).astype(np.int64)
+    if spec.weight_encoding == "twos_complement" and spec.max_weight_bits == 1:
+        q = -q
+    groups = -(-w.shape[1] // spec.group)
+    scale = np.zeros((tile.n, groups), dtype=np.int64)
+    places = np.arange(w.shape[1]) // spec.group
+    for lane in range(w.shape[1]):
+        used = w[:, lane] != 0
+        scale[used, places[lane]] = w[used, lane]
+    extra = {"w_scale": scale}
+    if spec.zeros:
+        extra["w_zero"] = np.zeros_like(scale)
+    return GemmWork(job=job, a=a, w=q, extra=extra)
+
+
 def _codes(
     rng: np.random.Generator, form: FloatFormat, shape: tuple[int, ...], rare: float = 0.02
 ) -> np.ndarray:

@@ -236,6 +236,19 @@ def product(m: Module, name: str, left: Factor, right: Factor, *, cut: Cut) -> E
     return Exact(**_through(cut, "product", state), low=left.low + right.low)
 
 
+def as_factor(value: Exact, zero: Value) -> Factor:
+    """An exact product as a factor; ``zero`` says where it is 0."""
+    return Factor(
+        sign=value.sign,
+        significand=value.magnitude,
+        power=value.power,
+        zero=zero,
+        nan=value.nan,
+        inf=value.inf,
+        low=value.low,
+    )
+
+
 def round_exact(
     m: Module,
     name: str,

@@ -54,10 +54,10 @@ def test_the_units_beside_a_core_keep_up(name: str, bits: int, group: int) -> No
 
 def test_groups_too_short_for_the_unit_are_refused() -> None:
     spec = spec_of("lut_core")
-    # Four cycles a group at the least: of one bit, 16 elements a cycle, 49 elements.
-    with pytest.raises(InputError, match="group: must be at least 49 for some_lut_core at W1"):
-        companions(spec, bits=1, group=48)
-    assert companions(spec, bits=1, group=49)
+    # Three cycles a group at the least: of one bit, 16 elements a cycle, 33 elements.
+    with pytest.raises(InputError, match="group: must be at least 33 for some_lut_core at W1"):
+        companions(spec, bits=1, group=32)
+    assert companions(spec, bits=1, group=33)
 
 
 @pytest.mark.slow

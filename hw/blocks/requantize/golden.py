@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hw.blocks.requantize.spec import RequantizeSpec
-from hw.formats import E8M0, FP32, FloatFormat
+from hw.exact import Exact, numbers
+from hw.formats import E8M0, FP32
 from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream, StreamField
@@ -95,47 +96,15 @@ def streams(spec: RequantizeSpec) -> tuple[Stream, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _Exact:
-    """``(-1)^sign * significand * 2^power``, or what is special."""
-
-    sign: np.ndarray
-    significand: np.ndarray
-    power: np.ndarray
-    nan: np.ndarray
-    inf: np.ndarray
-
-
-def _exact(form: FloatFormat | None, codes: np.ndarray) -> _Exact:
-    """Codes taken apart; None are integers."""
-    codes = np.asarray(codes).astype(np.int64)
-    if form is None:
-        no = np.zeros(codes.shape, dtype=bool)
-        sign = (codes < 0).astype(np.int64)
-        return _Exact(sign, np.abs(codes), np.zeros_like(codes), no, no)
-    parts = form.fields(codes)
-    return _Exact(
-        parts.sign, parts.significand, parts.power, form.is_nan(codes), form.is_inf(codes)
-    )
-
-
-def scaled(spec: RequantizeSpec, work: RequantizeWork) -> _Exact:
+def scaled(spec: RequantizeSpec, work: RequantizeWork) -> Exact:
     """``x * scale``, exactly, ``(beats, M, N)``."""
-    x = _exact(spec.input_format, work.x)
+    x = numbers(spec.input_format, work.x)
     if work.scale is None:
         return x
-    scale = _exact(spec.scale_format, work.scale[None, :, None])
-    x_zero, scale_zero = (each.significand == 0 for each in (x, scale))
-    return _Exact(
-        x.sign ^ scale.sign,
-        x.significand * scale.significand,
-        x.power + scale.power,
-        x.nan | scale.nan | (x.inf & scale_zero) | (x_zero & scale.inf),
-        x.inf | scale.inf,
-    )
+    return x * numbers(spec.scale_format, work.scale[None, :, None])
 
 
-def rounded(value: _Exact) -> np.ndarray:
+def rounded(value: Exact) -> np.ndarray:
     """To the nearest integer, ties to even; what exceeds ``FAR`` is that."""
     whole, power = value.significand, value.power
     down = np.clip(-power, 1, 62)
@@ -158,14 +127,8 @@ def results(spec: RequantizeSpec, work: RequantizeWork) -> np.ndarray:
         if work.zero is not None:
             y = y + work.zero.astype(np.int64)[None, :, None]
         return np.clip(y, *spec.bounds)
-    # Of 56 bits float64 holds 53: the lowest three, far below a target's bits, can only break a
-    # tie, and so does the one above them, which stands for them if any of them is 1.
-    whole = value.significand
-    folded = np.where(whole >> 53 > 0, (whole >> 3 << 3) | ((whole & 7 > 0) << 3), whole)
-    x = np.ldexp(folded.astype(np.float64), value.power)
-    x = np.where(value.inf, np.inf, x)
-    x = np.where(value.sign == 1, -x, x)
     form = spec.target_format
+    x = np.where(value.nan, 0.0, value.as_float64())
     codes = form.encode(x, overflow=spec.overflow).astype(np.int64)
     return np.where(value.nan, int(form.encode(np.nan)), codes)
 

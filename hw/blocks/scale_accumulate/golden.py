@@ -1,24 +1,23 @@
-"""Reference of scale-and-accumulate: one IEEE operation after the other.
+"""Reference of scale-and-accumulate: exact integers, and one IEEE operation after the other.
 
 For output ``(m, n)`` and groups ``g`` in their order, ``fl`` rounding to FP32, to nearest, ties to
 even::
 
     q[g]   = p[g, m, n] - z[g, n] * r[g, m]            exact integer
-    x[g]   = fl(q[g] * w_scale[g, n])                  one rounding of the exact product
-    x[g]   = fl(x[g] * a_scale[g, m])                  with an activation scale per group
+    x[g]   = fl(q[g] * w_scale[g, n] * a_scale[g, m])  one rounding of the exact product; a_scale
+                                                       only where activations have one a group
     sum    = fl(sum + x[g])                            from +0
-    result = fl(sum * a_scale[m])                      with an activation scale per job
+    result = fl(sum * a_scale[m])                      with an activation scale a job
     result = fl(result * tensor_scale)                 with a tensor scale
     result = fl(result + bias[n])                      with a bias
 
 Infinities, signed zeros and subnormal numbers are those of IEEE 754; the integer 0 is +0. Every NaN
 that comes out is the positive quiet one, 0x7FC00000.
 
-Why ``float64`` does: the products have at most 53 bits (a rule of the specification; 48 for two
-FP32 numbers), so that ``float64`` holds them exactly and ``FP32.encode`` rounds once. The sum of
+Why ``float64`` does where it is used: a product of two FP32 numbers has 48 bits, of 53. The sum of
 two FP32 numbers is rounded to ``float64`` first, which changes nothing: 53 bits are at least twice
 24 and two more (S. A. Figueroa, "When is double rounding innocuous?", 1995), and a sum too small
-for a leading one is exact.
+for a leading one is exact. Products of three are in ``hw.exact``.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
+from hw.exact import numbers
 from hw.formats import FP32, FloatFormat
 from hw.integers import random_operand
 from hw.lazy import np
@@ -153,17 +153,15 @@ def _values(name: str, form: FloatFormat | None, codes: np.ndarray | None) -> np
 
 def sums(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
     """``(G, M, N)`` ``float64``: the FP32 sum behind every group."""
-    q = corrected(work).astype(np.float64)
-    total = np.zeros(q.shape[1:])
+    scale = numbers(spec.weight_format, work.w_scale[:, None, :])
+    if spec.scales_groups:
+        scale = scale * numbers(spec.activation_format, _given("a_scale", work.a_scale)[:, :, None])
+    x = fl((numbers(None, corrected(work)) * scale).as_float64())
+    total = np.zeros(x.shape[1:])
     found = []
-    w_scale = spec.weight_format.decode(work.w_scale)
-    a_scale = _values("a_scale", spec.activation_format, work.a_scale)
     with np.errstate(invalid="ignore"):
-        for g in range(work.groups):
-            x = fl(q[g] * w_scale[g][None, :])
-            if a_scale is not None and spec.scales_groups:
-                x = fl(x * a_scale[g][:, None])
-            total = fl(total + x)
+        for each in x:
+            total = fl(total + each)
             found.append(total)
     return np.stack(found)
 

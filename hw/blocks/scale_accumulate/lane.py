@@ -10,7 +10,16 @@ from amaranth.lib.wiring import In, Out
 
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.formats import FP32, FloatFormat
-from hw.lib.float_ops import Cut, Factor, add, either, factor, multiply
+from hw.lib.float_ops import (
+    Cut,
+    Factor,
+    add,
+    as_factor,
+    either,
+    factor,
+    multiply,
+    product,
+)
 from hw.lib.floats import NO, round_to, unpack
 
 MINUS_ZERO = 1 << 31
@@ -20,19 +29,19 @@ MINUS_ZERO = 1 << 31
 class Lane(wiring.Component):
     """Takes one output a cycle through a pipeline that never stops, and keeps the FP32 sums.
 
-    Stages: the product of the zero points, if there are any (1); a unit that multiplies (operands,
-    product, normalised, cut, rounded: 5), a second one if activations have a scale a group (5);
-    addition (aligned, summed, normalised, rounded into the sum's register: 4). The last unit also
-    multiplies the sums by what closes a job. :attr:`multiply_at`, :attr:`close_at` and
-    :attr:`add_at` say how many cycles behind the first stage its operands are wanted.
+    Stages: products of zero point and row sum, and of two scales, if there are such (1); a
+    multiplier (operands, product, normalised, rounded: 4, and 5 where it is wide), which closes a job, too: its operands
+    are then the sum and what that is multiplied by; addition (aligned, counted, rounded into the
+    sum's register: 3). :attr:`multiply_at` and :attr:`add_at` say how many cycles behind the first
+    stage operands are wanted.
 
     Members:
         p, z, r, w_scale: an output's partial sum, zero point, row sum and scale, in stage 0.
-        a_scale: with a scale a group that of the output's row, at ``close_at``; else that of a
-            closing turn, there too.
+        a_scale: with a scale a group that of the output's row, in stage 0; else that of a closing
+            turn, at ``multiply_at``.
         tensor: the tensor scale.
-        close, close_tensor: at ``close_at``: the turn multiplies the sum; by the tensor scale.
-        turn_close, turn_add, turn_write: the output's number at ``close_at``, at ``add_at``, and
+        close, close_tensor: at ``multiply_at``: the turn multiplies the sum; by the tensor scale.
+        turn_close, turn_add, turn_write: the output's number at ``multiply_at``, at ``add_at``, and
             when ``write`` says that its sum is there.
         first, closing, bias_turn: at ``add_at``: add to 0; add nothing, or the bias, to the scaled
             sum; add ``bias``.
@@ -73,19 +82,16 @@ class Lane(wiring.Component):
 
     @property
     def multiply_at(self) -> int:
-        return 1 if self.spec.zero_point_bits else 0
+        return 1 if self.spec.zero_point_bits or self.spec.scales_groups else 0
 
     @property
-    def _unit(self) -> int:
-        return len(_MULTIPLY_AT) - 1
-
-    @property
-    def close_at(self) -> int:
-        return self.multiply_at + (self._unit if self.spec.scales_groups else 0)
+    def _multiply_cuts(self) -> tuple[str, ...]:
+        return (*_MULTIPLY_AT, "rows") if self.spec.wide else _MULTIPLY_AT
 
     @property
     def add_at(self) -> int:
-        return self.close_at + self._unit
+        # Both operands are one register.
+        return self.multiply_at + len(self._multiply_cuts) - 1
 
     @property
     def depth(self) -> int:
@@ -98,13 +104,7 @@ class Lane(wiring.Component):
         words = [Signal(FP32.width, name=f"sum_{turn}") for turn in range(spec.turns)]
         m.d.comb += self.o.eq(Cat(*words))
 
-        q, scale = self._corrected(m)
-        left = self._integer(m, q)
-        right = factor(spec.weight_format, unpack(m, "w", spec.weight_format, scale))
-        if spec.scales_groups:
-            product = self._multiply(m, "group", left, right)
-            left = factor(FP32, unpack(m, "x", FP32, product))
-            right = self._factor(m, "a", spec.activation_format, self.a_scale)
+        left, right = self._group_factors(m)
         if self.closes:
             total = self._read(m, "closing", words, "turn_close")
             sum_factor = factor(FP32, unpack(m, "closing", FP32, total))
@@ -127,29 +127,32 @@ class Lane(wiring.Component):
                 m.d.sync += word.eq(result)
         return m
 
-    def _corrected(self, m: Module) -> tuple[Value, Value]:
-        """A partial sum less its zero point's share, and its scale, at :attr:`multiply_at`."""
+    def _group_factors(self, m: Module) -> tuple[Factor, Factor]:
+        """A corrected partial sum and its scale, at :attr:`multiply_at`."""
         spec = self.spec
-        if not spec.zero_point_bits:
-            return self.p.as_signed(), self.w_scale
-        share = Signal(signed(spec.zero_point_bits + spec.row_sum_bits), reset_less=True)
-        p = Signal(signed(spec.partial_bits), name="p_q", reset_less=True)
-        scale = Signal(spec.weight_format.width, name="w_scale_q", reset_less=True)
-        m.d.sync += [
-            share.eq(self.z * self.r.as_signed()),
-            p.eq(self.p),
-            scale.eq(self.w_scale),
-        ]
-        q = Signal(signed(spec.corrected_bits), name="q")
-        m.d.comb += q.eq(p - share)
-        return q, scale
+        p: Value = self.p.as_signed()
+        scale = factor(spec.weight_format, unpack(m, "w", spec.weight_format, self.w_scale))
+        if spec.scales_groups:
+            other = self._factor(m, "a", spec.activation_format, self.a_scale)
+            both = product(m, "scales", scale, other, cut=lambda point, field, value: value)
+            scale = as_factor(both, scale.zero | other.zero)
+        if self.multiply_at:
+            prepared = _registers(m, "prepared", ("p", "scale", "share"))
+            scale = _behind(prepared, "scale", scale)
+            p = prepared("p", "q", p)
+            if spec.zero_point_bits:
+                share = self.z * self.r.as_signed()
+                q = Signal(signed(spec.corrected_bits), name="q")
+                m.d.comb += q.eq(p - prepared("share", "q", share))
+                p = q
+        return self._integer(m, p), scale
 
     def _integer(self, m: Module, q: Value) -> Factor:
         magnitude = Signal(len(q), name="q_magnitude")
         zero = Signal(name="q_zero")
         sign = q[-1]
         m.d.comb += [
-            magnitude.eq((q ^ sign.replicate(len(q))).as_unsigned()[: len(q)] + sign),
+            magnitude.eq((q ^ sign.replicate(len(q))).as_unsigned() + sign),
             zero.eq(~q.any()),
         ]
         return Factor(
@@ -179,7 +182,7 @@ class Lane(wiring.Component):
 
     def _multiply(self, m: Module, name: str, left: Factor, right: Factor) -> Value:
         """A unit: operands behind a register, and the product behind its last."""
-        register = _registers(m, name, _MULTIPLY_AT)
+        register = _registers(m, name, self._multiply_cuts)
         left, right = (
             _behind(register, side, each) for side, each in (("left", left), ("right", right))
         )

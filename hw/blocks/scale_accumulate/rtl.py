@@ -111,7 +111,7 @@ class ScaleAccumulate(wiring.Component):
                         wait.eq(max(lane.depth + 1 - lane.add_at - spec.turns, 0)),
                     ]
                 with m.Else():
-                    read_at = lane.close_at if lane.closes else lane.add_at
+                    read_at = lane.multiply_at if lane.closes else lane.add_at
                     m.d.sync += [
                         rounds.eq(rounds + 1),
                         wait.eq(max(lane.depth + 1 - read_at - spec.turns, 0)),
@@ -142,7 +142,7 @@ class ScaleAccumulate(wiring.Component):
         )
         # What closes a job is used behind the first stage; it is kept until then.
         for name, stage, index in (
-            ("i_a", lane.close_at, closing.index("activation") + 1 if spec.scales_jobs else 0),
+            ("i_a", lane.multiply_at, closing.index("activation") + 1 if spec.scales_jobs else 0),
             ("i_b", lane.add_at, len(closing)),
         ):
             if name in release and name not in groupwise:
@@ -161,7 +161,7 @@ class ScaleAccumulate(wiring.Component):
         tensor: Value | None,
     ) -> None:
         spec, lane = self.spec, self.lane
-        close, adding, write = staged[lane.close_at], staged[lane.add_at], staged[-1]
+        close, adding, write = staged[lane.multiply_at], staged[lane.add_at], staged[-1]
         shared: dict[str, Value] = {
             "first": adding["first"],
             "write": write["valid"] & ~self.o.valid,
@@ -180,11 +180,9 @@ class ScaleAccumulate(wiring.Component):
         results: list[Signal] = []
         made: dict[tuple[object, ...], Value] = {}
 
-        def choose(
-            name: str, stream: str, field: str, places: Sequence[int], at: int, delay: int = 0
-        ) -> Value:
-            """One element of a field in every turn, ``delay`` cycles after it is chosen."""
-            key = (stream, field, tuple(places), at, delay)
+        def choose(name: str, stream: str, field: str, places: Sequence[int], at: int) -> Value:
+            """One element of a field in every turn, ``at`` so many stages."""
+            key = (stream, field, tuple(places), at)
             if key in made:
                 return made[key]
             item = self.streams[stream]
@@ -198,10 +196,6 @@ class ScaleAccumulate(wiring.Component):
                         with choice(m, number, len(places)):
                             m.d.comb += chosen.eq(words.word_select(place, bits))
                 value = chosen
-            for stage in range(delay):
-                register = Signal(bits, name=f"{name}_{stage}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
             made[key] = value
             return value
 
@@ -217,11 +211,11 @@ class ScaleAccumulate(wiring.Component):
                 own["z"] = choose(f"z_{number}", "i_s", "z", cols, 0)
                 own["r"] = choose(f"r_{number}", "i_r", "r", rows, 0)
             if spec.scales_groups:
-                own["a_scale"] = choose(
-                    f"a_scale_{number}", "i_a", "a_scale", rows, 0, lane.close_at
-                )
+                own["a_scale"] = choose(f"a_scale_{number}", "i_a", "a_scale", rows, 0)
             if spec.scales_jobs:
-                own["a_scale"] = choose(f"a_scale_{number}", "i_a", "a_scale", rows, lane.close_at)
+                own["a_scale"] = choose(
+                    f"a_scale_{number}", "i_a", "a_scale", rows, lane.multiply_at
+                )
             if spec.bias_format is not None:
                 own["bias"] = choose(f"bias_{number}", "i_b", "bias", cols, lane.add_at)
             result = Signal(spec.turns * 32, name=f"result_{number}")

@@ -8,13 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.formats import FLOAT_FORMATS, FloatFormat
+from hw.exact import MOST_BITS
+from hw.formats import FLOAT_FORMATS, FP32, FloatFormat
 from hw.spec import BlockSpec, Part
 
 ScaleFormat = Literal["fp16", "bf16", "fp32", "e8m0", "ue4m3"]
-
-EXACT_BITS = 53
-"""Bits of an exact product that the reference, ``float64``, holds."""
 
 
 class ResultTile(Part):
@@ -115,16 +113,37 @@ class ScaleAccumulateSpec(BlockSpec):
         # The bias is added in the turn of the last scale.
         return tuple(scales) if scales or self.bias == "none" else ("bias",)
 
+    @property
+    def product_bits(self) -> int:
+        """Bits of the widest product that a lane makes."""
+        left, right = self.corrected_bits, self.weight_format.mantissa_bits + 1
+        if self.activation_format is not None and self.scales_groups:
+            right += self.activation_format.mantissa_bits + 1
+        if self.tensor_scale or self.scales_jobs:
+            left = max(left, FP32.mantissa_bits + 1)
+        if self.activation_format is not None and self.scales_jobs:
+            right = max(right, self.activation_format.mantissa_bits + 1)
+        if self.tensor_scale:
+            right = max(right, FP32.mantissa_bits + 1)
+        return left + right
+
+    @property
+    def wide(self) -> bool:
+        """Whether the multiplier takes two stages to its product."""
+        return self.product_bits > 50
+
     def rules(self) -> Iterator[Problem]:
         yield from super().rules()
         if self.outputs % self.lanes:
             rule = f"must divide tile.m * tile.n = {self.outputs}"
             yield Problem(("lanes",), rule, self.lanes)
-        bits = self.corrected_bits + self.weight_format.mantissa_bits
-        if bits > EXACT_BITS:
+        bits = self.corrected_bits - 1 + self.weight_format.mantissa_bits + 1
+        if self.activation_format is not None and self.scales_groups:
+            bits += self.activation_format.mantissa_bits + 1
+        if bits > MOST_BITS:
             yield Problem(
                 ("partial_bits",),
-                f"must let an exact product with its scale have at most {EXACT_BITS} bits, "
-                f"which here are {bits}",
+                f"must let a product with its scales have at most {MOST_BITS} bits, which here are "
+                f"{bits}",
                 self.partial_bits,
             )

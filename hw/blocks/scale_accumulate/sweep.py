@@ -73,4 +73,13 @@ SWEEP: tuple[dict[str, Any], ...] = (
         "lanes": 4,
         "max_groups": 9,
     },
+    # The widest product, which takes a stage more.
+    {
+        "tile": {"m": 2, "n": 2},
+        "partial_bits": 26,
+        "activation_scale": {"format": "fp32", "per": "group"},
+        "tensor_scale": True,
+        "lanes": 2,
+        "max_groups": 9,
+    },
 )

@@ -12,10 +12,10 @@ FORMULA = (
     "of one group from its first input to its result"
 )
 
-CORRECT = 1
-"""Stages of the zero points' correction."""
+PREPARE = 1
+"""Stages of the products of zero points and row sums, and of two scales, if there are such."""
 MULTIPLY = 4
-"""Stages from operands to their rounded product."""
+"""Stages from operands to their rounded product, one more for a wide one."""
 ADD = 3
 """Stages from operands to their rounded sum."""
 
@@ -27,8 +27,12 @@ def constants(spec: ScaleAccumulateSpec) -> dict[str, int]:
 
 def stages(spec: ScaleAccumulateSpec) -> int:
     """Stages that an output passes in each of its turns."""
-    correct = CORRECT if spec.zero_point_bits else 0
-    return correct + MULTIPLY * (2 if spec.scales_groups else 1) + ADD
+    prepares = spec.zero_point_bits or spec.scales_groups
+    return (PREPARE if prepares else 0) + _multiply(spec) + ADD
+
+
+def _multiply(spec: ScaleAccumulateSpec) -> int:
+    return MULTIPLY + spec.wide
 
 
 def group_interval(spec: ScaleAccumulateSpec) -> int:
@@ -39,7 +43,7 @@ def group_interval(spec: ScaleAccumulateSpec) -> int:
 def closing_interval(spec: ScaleAccumulateSpec) -> int:
     """The same for what follows the last group: a scale is applied before the addition."""
     scales = spec.scales_jobs or spec.tensor_scale
-    return max(spec.turns, ADD + (MULTIPLY if scales else 0))
+    return max(spec.turns, ADD + (_multiply(spec) if scales else 0))
 
 
 def latency(spec: ScaleAccumulateSpec) -> int:

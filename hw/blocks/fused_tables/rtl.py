@@ -106,7 +106,7 @@ class Lane(wiring.Component):
         kept, below = window(m, product, bits + spare, down, bits + spare - 1)
         over = Signal(name="over")
         some = Signal(name="some")
-        number = ~found.nan & ~found.zero
+        number = ~found.nan & ~found.zero  # zero times infinity is 0, too
         m.d.comb += [
             some.eq(number & ~found.inf),
             over.eq(number & (found.inf | (down < 0) | kept[bits:].any())),
@@ -126,7 +126,7 @@ class Lane(wiring.Component):
         return m
 
     def _times(self, m: Module, name: str, a: Factor, b: Factor) -> Factor:
-        """The exact product; zero and infinity together are no number."""
+        """The exact product. Zero and infinity may stand together: that is no number either."""
         product = Signal(len(a.significand) + len(b.significand), name=f"{name}_product")
         power = Signal(signed(POWER + 2), name=f"{name}_power")
         zero, inf = Signal(name=f"{name}_zero"), Signal(name=f"{name}_inf")
@@ -136,7 +136,7 @@ class Lane(wiring.Component):
             power.eq(a.power + b.power),
             zero.eq(a.zero | b.zero),
             inf.eq(a.inf | b.inf),
-            nan.eq(a.nan | b.nan | (zero & inf)),
+            nan.eq(a.nan | b.nan),
         ]
         return Factor(product, power, a.sign ^ b.sign, zero, inf, nan)
 

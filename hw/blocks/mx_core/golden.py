@@ -380,8 +380,8 @@ def _constant(
     )
 
 
-MOST_PAIRS = 1 << 14
-"""Pairs of element codes beyond which :func:`exhaustive_works` gives up."""
+MOST_JOBS = 1 << 11
+"""Jobs beyond which :func:`exhaustive_works` gives up."""
 
 
 def exhaustive_works(spec: MxCoreSpec) -> tuple[GemmWork, ...] | None:
@@ -389,7 +389,7 @@ def exhaustive_works(spec: MxCoreSpec) -> tuple[GemmWork, ...] | None:
     scales in the middle and at the ends. None if there are too many."""
     tile = spec.tile
     a_all, w_all = (_all_codes(item) for item in (spec.a_elements, spec.w_elements))
-    if len(a_all) * len(w_all) > MOST_PAIRS:
+    if -(-len(a_all) // tile.m) * -(-len(w_all) // tile.n) > MOST_JOBS:
         return None
     top = spec.scale.max_code
     scales = [(top // 2, top // 2), (0, 0), (top, top), (top // 2, top)]

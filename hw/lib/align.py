@@ -19,7 +19,9 @@ from hw.lib.heap import Bit
 def add(m: Module, name: str, a: Value, b: Value, carry: Value | int = 0) -> Value:
     """``a + b + carry`` of unsigned values, one bit wider than the wider of them."""
     width = max(len(a), len(b))
-    wide = [Cat(item, Const(0, width - len(item))) if len(item) < width else item for item in (a, b)]
+    wide = [
+        Cat(item, Const(0, width - len(item))) if len(item) < width else item for item in (a, b)
+    ]
     total = Signal(width, name=f"{name}_s")
     over = Signal(name=f"{name}_co")
     m.submodules[f"add_{name}"] = Instance(

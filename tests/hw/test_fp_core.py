@@ -186,8 +186,7 @@ def test_specials_are_those_of_ieee() -> None:
 @pytest.mark.parametrize("encoding", ["unsigned", "twos_complement"])
 def test_dequantized_weights_are_those_of_ml_dtypes(encoding: str) -> None:
     """``(q − z) · s`` in FP16, as numpy multiplies halves: one rounding of an exact product."""
-    spec = _spec(w="fp16", k=4)
-    spec = _spec(k=4, **{"weights": _integers(8, encoding, 4)})
+    spec = _spec(k=4, weights=_integers(8, encoding, 4))
     rng = np.random.default_rng(8)
     scale = FP16.random_codes(rng, (300, 8)).astype(np.int64)
     low = 0 if encoding == "unsigned" else -128

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from hw import gemm
 from hw.blocks.fp_core.dot import StepSum, dequantized, step_sum
 from hw.blocks.fp_core.spec import FpCoreSpec
-from hw.formats import FP16, FP32, FloatFormat
+from hw.formats import FP16, FloatFormat
 from hw.gemm import GemmWork, Job
 from hw.lazy import np
 from hw.streams import Stream, StreamField
@@ -72,7 +72,7 @@ def check_work(spec: FpCoreSpec, work: GemmWork) -> None:
         raise ValueError(f"activation_bits: {rule}")
     if job.accumulate or work.c is not None:
         raise ValueError("c: the specification has no addend")
-    if not (job.a_planes is job.w_planes is work.z is None):
+    if job.a_planes is not None or job.w_planes is not None or work.z is not None:
         raise ValueError("a_planes, w_planes, z: the core has none")
     depth, bits = job.k_steps * tile.k, spec.max_weight_bits
     signed = spec.weight_encoding == "twos_complement"
@@ -224,12 +224,10 @@ def corner_works(spec: FpCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, 
 
     # Two products, each of a number, an infinity, NaN or an infinity by zero.
     kinds = [(a_one, w_one), (a_minus, w_one), (0, w_one)]
-    if af.inf_code is not None:
-        kinds += [(af.inf_code, w_one), (af.inf_code, w_minus), (af.inf_code, 0)]
-    if wf.inf_code is not None:
-        kinds += [(a_minus, wf.inf_code), (a_one, wf.inf_code), (0, wf.inf_code)]
-    assert af.nan_code is not None and wf.nan_code is not None  # noqa: S101  (all formats have one)
-    kinds += [(af.nan_code, w_one), (a_one, wf.nan_code)]
+    for code, others in ((af.inf_code, (w_one, w_minus, 0)), (af.nan_code, (w_one,))):
+        kinds += [(code, w) for w in others if code is not None]
+    for code, others in ((wf.inf_code, (a_minus, a_one, 0)), (wf.nan_code, (a_one,))):
+        kinds += [(a, code) for a in others if code is not None]
     if lane != other:
         for first in kinds:
             rows = np.zeros((2, len(kinds), k), dtype=np.int64)

@@ -57,7 +57,7 @@ class Row(wiring.Component):
         self.spec = spec
         k = spec.tile.k
         terms = spec.sums.terms
-        members = {}
+        members: dict[str, wiring.Member] = {}
         for side, lines in zip("aw", operand_lines(spec), strict=True):
             members |= {f"{side}_{name}": In(k * width) for name, width in lines.items()}
             members[f"{side}_nan"] = In(1)
@@ -111,9 +111,7 @@ class Row(wiring.Component):
             m.d.comb += term.eq(Cat(aligned, Const(0, 1)) ^ signs[k].replicate(window + 1))
             heap.add(term, signed=True, time=multiply.SELECT)
             heap.add_bit(signs[k], 0)
-        done, a, b = (
-            cuts.to(value, at.rows, at.sums) for value in align.rows(heap.compress())
-        )
+        done, a, b = (cuts.to(value, at.rows, at.sums) for value in align.rows(heap.compress()))
         value = cuts.to(align.add_rows(m, "value", done, a, b), at.sums, at.last)
         m.d.comb += self.code.eq(cuts.to(code, at.exponents, at.last))
         flags = {}
@@ -144,9 +142,7 @@ class Row(wiring.Component):
             live.append(both)
         largest = align.largest(m, "exponent", sums, live, digit=DIGIT)
         width = len(largest)
-        distances = [
-            align.add(m, f"distance_{k}", largest, ~sums[k], 1)[:width] for k in lanes
-        ]
+        distances = [align.add(m, f"distance_{k}", largest, ~sums[k], 1)[:width] for k in lanes]
         return largest[: spec.sums.terms.code_bits], distances
 
     def _flags(self, m: Module) -> dict[str, Value]:

@@ -37,9 +37,7 @@ LATE = ("late_sign", "part", "triple", "choices")
 def shared(spec: FpCoreSpec) -> Shared:
     """What the front end hands to every column: of every row its lines, and whether one is NaN."""
     at, tile = stages(spec), spec.tile
-    lines = {
-        f"a_{name}": tile.m * tile.k * width for name, width in operand_lines(spec)[0].items()
-    }
+    lines = {f"a_{name}": tile.m * tile.k * width for name, width in operand_lines(spec)[0].items()}
     return Shared(outputs={**lines, "a_nan": tile.m}, cuts=at.products)
 
 
@@ -159,9 +157,7 @@ class Column(wiring.Component):
         for row in range(tile.m):
             flags = ("nan", "pinf", "ninf") if terms.inf else ("nan",)
             widths = {"value": terms.bits, "code": terms.code_bits, **dict.fromkeys(flags, 1)}
-            term = {
-                name: Signal(width, name=f"m{row}_{name}") for name, width in widths.items()
-            }
+            term = {name: Signal(width, name=f"m{row}_{name}") for name, width in widths.items()}
             activations = {
                 f"i_{name}": getattr(self, name).word_select(row, width // tile.m)
                 for name, width in shared(spec).outputs.items()
@@ -193,9 +189,7 @@ class Column(wiring.Component):
         m.d.comb += self.o.eq(Cat(*(Cat(*rows) for rows in results.values())))
         return m
 
-    def _weights(
-        self, m: Module, cuts: Cuts, held: Mapping[str, Value]
-    ) -> dict[str, Value]:
+    def _weights(self, m: Module, cuts: Cuts, held: Mapping[str, Value]) -> dict[str, Value]:
         """What rows need to know of the weights, by name."""
         spec, at, k = self.spec, stages(self.spec), self.spec.tile.k
         made: dict[str, list[Value]] = {name: [] for name in operand_lines(spec)[1]}

@@ -48,7 +48,7 @@ def companions(
     """
     core = core_of(spec, activation_bits)
     start, slope = core.job_cycles[bits - 1]
-    a_format, w_format = spec.operand_formats
+    a_format = spec.operand_formats[0]
     found = []
     if not core.own_scales and spec.summable:
         cycles = start + -(-group // core.k) * slope

@@ -30,9 +30,9 @@ class Lane(wiring.Component):
     """Takes one output a cycle through a pipeline that never stops, and keeps the FP32 sums.
 
     Stages: products of zero point and row sum, and of two scales, if there are such (1); a
-    multiplier (operands, product, normalised, rounded: 4, and 5 where it is wide), which closes a job, too: its operands
-    are then the sum and what that is multiplied by; addition (aligned, counted, rounded into the
-    sum's register: 3). :attr:`multiply_at` and :attr:`add_at` say how many cycles behind the first
+    multiplier (operands, product, normalised, rounded: 4, and 5 where it is wide), which closes a
+    job, too: its operands are then the sum and what that is multiplied by; addition (aligned,
+    counted, rounded into the sum's register: 3). :attr:`multiply_at` and :attr:`add_at` say how many cycles behind the first
     stage operands are wanted.
 
     Members:

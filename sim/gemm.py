@@ -16,7 +16,9 @@ import numpy as np
 
 from hw import gemm
 from hw.block import block
-from hw.gemm import GemmSpec, GemmWork, Job
+from hw.gemm import Further, GemmSpec, GemmWork, Job
+from hw.integers import IntegerGemmSpec
+from hw.streams import Stream
 from sim import source
 from sim.harness.beats import Packed, Run
 
@@ -26,18 +28,23 @@ class GemmResult:
     """What a GEMM on a model gave.
 
     Attributes:
-        o: ``(M, N)`` ``int64``.
+        o: ``(M, N)`` ``int64``: exact integers, or codes of the core's result format.
+        fields: every field of the results, ``o`` among them; what rows share is ``(M,)``.
         cycles: first input transfer to last output transfer, both counted.
         predicted_cycles: the same by the block's timing model; equal unless streams stalled.
         jobs: jobs that it took.
         run: everything else.
     """
 
-    o: np.ndarray
+    fields: Mapping[str, np.ndarray]
     cycles: int
     predicted_cycles: int
     jobs: int
     run: Run
+
+    @property
+    def o(self) -> np.ndarray:
+        return self.fields["o"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +52,8 @@ class GemmPlan:
     """A GEMM laid out as jobs, in the order N tiles, M tiles, parts of K (innermost).
 
     Attributes:
-        a, w, z, c: operands padded to whole tiles.
+        a, w, z, c, extra: operands padded to whole tiles.
         parts: K steps of each part of K.
-        inputs: packed beats by stream, for :meth:`sim.harness.Model.run`.
         add_after: addend that is added to the results by numpy, None if the core adds it.
         job: what all jobs have in common.
     """
@@ -62,7 +68,11 @@ class GemmPlan:
     job: Job
     extra: Mapping[str, np.ndarray]
     parts: tuple[int, ...]
-    inputs: Mapping[str, Packed]
+
+    @cached_property
+    def inputs(self) -> dict[str, Packed]:
+        """Packed beats by stream, for :meth:`sim.harness.Model.run`."""
+        return _beats(self)
 
     @property
     def m_tiles(self) -> int:
@@ -104,22 +114,33 @@ class GemmPlan:
 
     def _work(self, i: int, j: int, part: int) -> GemmWork:
         tile = self.spec.tile
-        start = sum(self.parts[:part]) * tile.k
-        stop = start + self.parts[part] * tile.k
         m = slice(i * tile.m, (i + 1) * tile.m)
         n = slice(j * tile.n, (j + 1) * tile.n)
-        addend = self.c[m, n] if self.c is not None and part == 0 else None
+        return self._slice(part, m, n)
+
+    def _slice(self, part: int, m: slice, n: slice) -> GemmWork:
+        """Rows of A and of W in one part of K."""
+        start = sum(self.parts[:part]) * self.spec.tile.k
+        stop = start + self.parts[part] * self.spec.tile.k
+        extra = {}
+        for name, array in self.extra.items():
+            further = self.spec.further.get(name, Further())
+            if further.side is not None:
+                array = array[m if further.side == "m" else n]
+                if further.per:
+                    array = array[:, start // further.per : stop // further.per]
+            extra[name] = array
         return GemmWork(
             job=self.job_of(part),
             a=self.a[m, start:stop],
             w=self.w[n, start:stop],
             z=None if self.z is None else self.z[n],
-            c=addend,
-            extra=self.extra,
+            c=self.c[m, n] if self.c is not None and part == 0 else None,
+            extra=extra,
         )
 
-    def expected(self) -> np.ndarray:
-        """Every job's result by the golden model, ``(jobs, tile.m, tile.n)``.
+    def expected(self) -> dict[str, np.ndarray]:
+        """Every job's results by the golden model, ``(jobs, tile.m, tile.n, …)`` by field.
 
         The golden model works on a tile as large as the whole GEMM: what it says of an element does
         not depend on the number of its neighbours.
@@ -128,39 +149,59 @@ class GemmPlan:
         big = self.spec.model_copy(
             update={"tile": tile.model_copy(update={"m": len(self.a), "n": len(self.w)})}
         )
-        results = []
-        start = 0
-        for part, steps in enumerate(self.parts):
-            stop = start + steps * tile.k
-            addend = self.c if part == 0 else None
-            work = GemmWork(
-                job=self.job_of(part),
-                a=self.a[:, start:stop],
-                w=self.w[:, start:stop],
-                z=self.z,
-                c=addend,
-                extra=self.extra,
+        golden = block(self.spec.block).golden
+        every = slice(None)
+        results = [
+            golden.expected(big, self._slice(part, every, every))["o"]
+            for part in range(len(self.parts))
+        ]
+        found = {}
+        for item in self.spec.results:
+            whole = np.stack([result[item.name][0] for result in results])
+            if len(item.shape) == 1:
+                rows = whole.reshape(len(self.parts), self.m_tiles, tile.m).transpose(1, 0, 2)
+                found[item.name] = np.tile(rows.reshape(-1, tile.m), (self.n_tiles, 1))
+                continue
+            rest = item.shape[2:]
+            tiles = whole.reshape(
+                len(self.parts), self.m_tiles, tile.m, self.n_tiles, tile.n, *rest
             )
-            results.append(block(self.spec.block).golden.expected(big, work)["o"]["o"][0])
-            start = stop
-        tiles = np.stack(results).reshape(
-            len(self.parts), self.m_tiles, tile.m, self.n_tiles, tile.n
-        )
-        return tiles.transpose(3, 1, 0, 2, 4).reshape(self.jobs, tile.m, tile.n)
+            tiles = np.moveaxis(tiles, (3, 1, 0, 2, 4), (0, 1, 2, 3, 4))
+            found[item.name] = tiles.reshape(self.jobs, tile.m, tile.n, *rest)
+        return found
 
-    def assemble(self, tiles: np.ndarray) -> np.ndarray:
-        """Results of all jobs ``(jobs, tile.m, tile.n)`` to ``(M, N)``."""
+    def product(self) -> np.ndarray:
+        """``A·(W − z)ᵀ`` in integers, without tiles and without the addend: ``(M, N)``."""
+        m, n, k = self.shape
+        w = self.w[:n, :k] if self.z is None else self.w[:n, :k] - self.z[:n, None]
+        product: np.ndarray = self.a[:m, :k] @ w.T
+        return product
+
+    def assemble(self, tiles: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Results of all jobs ``(jobs, tile.m, tile.n, …)`` to ``(M, N, …)``, field by field."""
         tile = self.spec.tile
         m, n, _ = self.shape
-        parts = tiles.reshape(self.n_tiles, self.m_tiles, len(self.parts), tile.m, tile.n)
-        whole = parts.sum(axis=2).transpose(1, 2, 0, 3).reshape(len(self.a), len(self.w))
-        result = whole[:m, :n]
-        return result if self.add_after is None else result + self.add_after
+        found = {}
+        for item in self.spec.results:
+            array = tiles[item.name]
+            if len(item.shape) == 1:
+                rows = array[: self.m_tiles * len(self.parts)]
+                rows = rows.reshape(self.m_tiles, len(self.parts), tile.m)
+                found[item.name] = rows[:, 0].reshape(-1)[:m]
+                continue
+            rest = item.shape[2:]
+            grid = array.reshape(self.n_tiles, self.m_tiles, len(self.parts), tile.m, tile.n, *rest)
+            # A K of several parts comes from cores alone whose results may be added.
+            whole = np.moveaxis(grid.sum(axis=2), (1, 2, 0, 3), (0, 1, 2, 3))
+            found[item.name] = whole.reshape(len(self.a), len(self.w), *rest)[:m, :n]
+        if self.add_after is not None:
+            found["o"] = found["o"] + self.add_after
+        return found
 
     def result(self, run: Run) -> GemmResult:
         """The GEMM's result out of a run of :attr:`inputs`."""
         return GemmResult(
-            o=self.assemble(run.outputs["o"]["o"]),
+            fields=self.assemble(run.outputs["o"]),
             cycles=run.cycles,
             predicted_cycles=self.predicted_cycles,
             jobs=self.jobs,
@@ -182,11 +223,15 @@ def tile(
 ) -> GemmPlan:
     """Lay out ``A·(W − z)ᵀ + C``.
 
-    Rows beyond M and N, and elements beyond K, are filled with activations of 0, so that they
-    change no result; what ±1 in the place of a 0 adds, where activations have none, is taken off
-    outside. With ``skip_planes`` planes that are zero in the whole operand are left out. A K beyond
-    ``spec.max_k`` is split, and the parts are added outside. ``c`` goes through the core's addend
-    port if it has one and cannot overflow there.
+    Rows beyond M and N, and elements beyond K, are filled with what changes no result; what ±1 in
+    the place of a 0 adds, where activations have none, is taken off outside. With ``skip_planes``
+    planes that are zero in the whole operand are left out. Where results are exact integers a K
+    beyond ``spec.max_k`` is split, and the parts are added outside; ``c`` goes through the core's
+    addend port if it has one and cannot overflow there.
+
+    Args:
+        extra: further operands of the core; those of ``spec.further`` that go along rows are
+            ``(M or N, K / per)``.
 
     Raises:
         ValueError: an operand has the wrong shape, type or range.
@@ -207,38 +252,78 @@ def tile(
     core = spec.tile
     rows, columns = -(-m // core.m) * core.m, -(-n // core.n) * core.n
     steps = -(-k // core.k)
+    if steps > spec.max_k_steps and not spec.summable:
+        raise ValueError(
+            f"K: must be at most {spec.max_k_steps * core.k}, parts of a rounded sum cannot be "
+            f"added outside, got {k}"
+        )
     parts = tuple(min(spec.max_k_steps, steps - done) for done in range(0, steps, spec.max_k_steps))
-    # Bipolar numbers are odd: 1 stands where the other operand is 0 or the element is not there.
-    filler = 1 if spec.weight_encoding == "bipolar" else 0
-    a_filler = 1 if spec.activations.code == "bipolar" else 0
-    outside = np.zeros((m, n), dtype=np.int64) - a_filler * filler * (steps * core.k - k)
-    inside = False
-    if c is not None and spec.addend:
-        reach = parts[0] * spec.step_magnitude + int(np.abs(np.asarray(c, dtype=np.int64)).max())
-        inside = reach < 1 << (spec.result_bits - 1)
-    if c is not None and not inside:
-        outside += np.asarray(c, dtype=np.int64)
+    a_filler, w_filler = spec.fillers
+    outside, inside = _addend(spec, c, (m, n), parts[0])
+    if isinstance(spec, IntegerGemmSpec):
+        # The fillers' product is 0, or ±1 · ±1.
+        outside = outside - a_filler * w_filler * (steps * core.k - k)
     job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits)
     if skip_planes:
         if not spec.skips_planes:
             raise ValueError(f"skip_planes: {spec.block} leaves out no planes")
         golden: Any = block(spec.block).golden
         job = golden.without_zero_planes(spec, GemmWork(job=job, a=a, w=w, z=z)).job
-    plan = GemmPlan(
+    return GemmPlan(
         spec=spec,
         shape=(m, n, k),
         a=_padded(a, (rows, steps * core.k), a_filler),
-        w=_padded(w, (columns, steps * core.k), filler),
+        w=_padded(w, (columns, steps * core.k), w_filler),
         z=None if z is None else _padded(np.asarray(z), (columns,), 0),
         c=_padded(np.asarray(c), (rows, columns), 0) if inside else None,
         add_after=outside if outside.any() else None,
         job=job,
-        extra=dict(extra or {}),
+        extra=_extra(spec, extra or {}, (m, n, k), (rows, columns, steps * core.k)),
         parts=parts,
-        inputs={},
     )
-    object.__setattr__(plan, "inputs", _beats(plan))
-    return plan
+
+
+def _addend(
+    spec: GemmSpec, c: np.ndarray | None, shape: tuple[int, int], steps: int
+) -> tuple[np.ndarray, bool]:
+    """What is added outside of the core, and whether the addend goes in."""
+    nothing = np.zeros(shape, dtype=np.int64)
+    if c is None:
+        return nothing, False
+    if not isinstance(spec, IntegerGemmSpec):
+        if not spec.addend:
+            raise ValueError("c: the specification has no addend")
+        return nothing, True
+    whole = np.asarray(c, dtype=np.int64)
+    reach = steps * spec.step_magnitude + int(np.abs(whole).max())
+    inside = spec.addend and reach < 1 << (spec.result_bits - 1)
+    return (nothing, True) if inside else (whole, False)
+
+
+def _extra(
+    spec: GemmSpec,
+    extra: Mapping[str, np.ndarray],
+    shape: tuple[int, int, int],
+    padded: tuple[int, int, int],
+) -> dict[str, np.ndarray]:
+    """Further operands, padded.
+
+    Raises:
+        ValueError: one is missing or has the wrong shape, or K is no multiple of its elements.
+    """
+    found = dict(extra)
+    k = shape[2]
+    for name, further in spec.further.items():
+        if further.side is None:
+            continue
+        side = 0 if further.side == "m" else 1
+        if further.per and k % further.per:
+            raise ValueError(f"K: must be a multiple of {further.per} for {name}, got {k}")
+        width = (k // further.per,) if further.per else ()
+        to = (padded[2] // further.per,) if further.per else ()
+        _shape(name, extra.get(name), (shape[side], *width), required=True)
+        found[name] = _padded(np.asarray(extra[name]), (padded[side], *to), further.filler)
+    return found
 
 
 def _shape(name: str, array: np.ndarray | None, shape: tuple[int, ...], *, required: bool) -> None:
@@ -271,12 +356,16 @@ def _beats(plan: GemmPlan) -> dict[str, Packed]:
     w_spec, w_lanes = _narrow(spec, "i_w", "m")
     job_rows = [ports["i_job"].pack(gemm.job_beats(spec, plan.job_of(part))) for part in parts]
     a_rows = [
-        ports[a_side].pack(golden.beats(a_spec, _lanes(plan._work(i, 0, part), n=a_lanes))[a_side])
+        ports[a_side].pack(
+            golden.beats(a_spec, _lanes(spec, plan._work(i, 0, part), n=a_lanes))[a_side]
+        )
         for i in m_tiles
         for part in parts
     ]
     w_rows = [
-        ports["i_w"].pack(golden.beats(w_spec, _lanes(plan._work(0, j, part), m=w_lanes))["i_w"])
+        ports["i_w"].pack(
+            golden.beats(w_spec, _lanes(spec, plan._work(0, j, part), m=w_lanes))["i_w"]
+        )
         for j in n_tiles
         for part in parts
     ]
@@ -297,6 +386,11 @@ def _beats(plan: GemmPlan) -> dict[str, Packed]:
     return values
 
 
+def _side(spec: GemmSpec, work: GemmWork, port: Stream) -> np.ndarray:
+    """Packed beats of one stream."""
+    return port.pack(block(spec.block).golden.beats(spec, work)[port.name])
+
+
 def _narrow(spec: GemmSpec, stream: str, side: str) -> tuple[GemmSpec, int | None]:
     """The core with one row on the side that a stream does not depend on: less to pack."""
     narrow = spec.model_copy(update={"tile": spec.tile.model_copy(update={side: 1})})
@@ -307,14 +401,21 @@ def _narrow(spec: GemmSpec, stream: str, side: str) -> tuple[GemmSpec, int | Non
     return (narrow, 1) if same[0] == same[1] else (spec, None)
 
 
-def _lanes(work: GemmWork, *, m: int | None = None, n: int | None = None) -> GemmWork:
+def _lanes(
+    spec: GemmSpec, work: GemmWork, *, m: int | None = None, n: int | None = None
+) -> GemmWork:
+    sides = {name: further.side for name, further in spec.further.items()}
+    limits = {"m": m, "n": n}
     return GemmWork(
         job=work.job,
         a=work.a[:m],
         w=work.w[:n],
         z=None if work.z is None else work.z[:n],
         c=None if work.c is None else work.c[:m, :n],
-        extra=work.extra,
+        extra={
+            name: array[: limits[side]] if (side := sides.get(name)) is not None else array
+            for name, array in work.extra.items()
+        },
     )
 
 

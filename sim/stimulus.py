@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from hw import gemm as contract
+from hw import integers
 from hw.block import block
 from hw.gemm import GemmSpec, Job
+from hw.integers import IntegerGemmSpec
 from hw.spec import BlockSpec
 from sim import gemm, source, stalls
 from sim.harness.beats import Packed, pack
@@ -147,7 +149,7 @@ def stimulus(spec: BlockSpec, scenario: Scenario) -> Stimulus:
     """The beats of a scenario, by the block's golden model."""
     if scenario.plan is not None:
         plan = scenario.plan
-        return Stimulus(spec, scenario, plan.inputs, {"o": {"o": plan.expected()}})
+        return Stimulus(spec, scenario, plan.inputs, {"o": plan.expected()})
     golden = block(spec.block).golden
     ports = source.streams(spec)
     beats = [golden.beats(spec, work) for work in scenario.works]
@@ -380,7 +382,7 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
     Where jobs choose both widths, each width of one operand meets some of the other's.
     """
     golden: Any = block(spec.block).golden
-    if not isinstance(spec, GemmSpec):
+    if not isinstance(spec, IntegerGemmSpec):
         return tuple(getattr(golden, "corner_works", lambda *_: ())(spec, rng))
     works = []
     widths, a_widths = range(1, spec.max_weight_bits + 1), spec.activation_bits
@@ -388,8 +390,8 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
     pairs = [(widths[i % len(widths)], a_widths[i % len(a_widths)]) for i in turns]
     # Down and up again, so that every width follows a wider and a narrower one.
     for position, (bits, a_bits) in enumerate(pairs[::-1] + pairs):
-        a_ends = contract.activation_range(spec, a_bits)
-        low, high = contract.weight_range(spec.weight_encoding, bits)
+        a_ends = integers.activation_range(spec, a_bits)
+        low, high = integers.weight_range(spec.weight_encoding, bits)
         for number, (a, w) in enumerate(itertools.product(a_ends, (low, high))):
             steps = min(spec.max_k_steps, 1 + (number + position) % 2)
             job = Job(
@@ -417,7 +419,7 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
 
 def deepest(spec: BlockSpec, rng: np.random.Generator, *, most_cycles: int) -> Scenario | None:
     """Jobs of the largest K with the operands that drive the accumulator furthest, both ways."""
-    if not isinstance(spec, GemmSpec):
+    if not isinstance(spec, IntegerGemmSpec):
         return None
     golden: Any = block(spec.block).golden
     bits = spec.max_weight_bits
@@ -427,7 +429,7 @@ def deepest(spec: BlockSpec, rng: np.random.Generator, *, most_cycles: int) -> S
     works = []
     for largest in (True, False):
         base = golden.random_operands(spec, rng, job)
-        low, high = contract.weight_range(spec.weight_encoding, bits)
+        low, high = integers.weight_range(spec.weight_encoding, bits)
         z = None
         if base.z is not None:
             z = np.full_like(base.z, 0 if largest else 2**bits - 1)
@@ -467,11 +469,11 @@ def boundaries(
     Args:
         most_values: an operand that has no more values than this goes through all of them.
     """
-    if not isinstance(spec, GemmSpec):
+    if not isinstance(spec, IntegerGemmSpec):
         return
     tile, top = spec.tile, spec.max_weight_bits
     a_low, a_high = spec.activations.low, spec.activations.high
-    w_low, w_high = contract.weight_range(spec.weight_encoding, top)
+    w_low, w_high = integers.weight_range(spec.weight_encoding, top)
     w_step = 2 if spec.weight_encoding == "bipolar" else 1
     a_step = 2 if spec.activations.code == "bipolar" else 1
     a = _ladders(a_low, a_high, a_step, tile.k, most_values)
@@ -491,7 +493,7 @@ def boundaries(
     a = _with_random(rng, a_held, a_low, a_high, a_step, 2 * tile.m)
     # Where all widths make the same single pass, narrow weights are wide ones of small values.
     for bits in range(1 if spec.max_passes > 1 else top, top + 1):
-        low, high = contract.weight_range(spec.weight_encoding, bits)
+        low, high = integers.weight_range(spec.weight_encoding, bits)
         w = _ladders(low, high, w_step, tile.k, most_values)
         z = None
         if spec.zero_point:
@@ -583,7 +585,7 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
     each pair at every place of the tile if that stays within ``most_jobs``, else at one. Other
     blocks may offer ``golden.exhaustive_works(spec)``, None if there are too many.
     """
-    if not isinstance(spec, GemmSpec):
+    if not isinstance(spec, IntegerGemmSpec):
         works = getattr(block(spec.block).golden, "exhaustive_works", lambda _: None)(spec)
         if works is not None:
             yield Scenario(name="exhaustive", works=tuple(works))
@@ -591,10 +593,10 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
     tile = spec.tile
     a_step = 2 if spec.activations.code == "bipolar" else 1
     for bits, a_bits in itertools.product(range(1, spec.max_weight_bits + 1), spec.activation_bits):
-        a_low, a_high = contract.activation_range(spec, a_bits)
+        a_low, a_high = integers.activation_range(spec, a_bits)
         a_values = np.arange(a_low, a_high + 1, a_step)
         a_count = len(a_values) ** tile.k
-        low, high = contract.weight_range(spec.weight_encoding, bits)
+        low, high = integers.weight_range(spec.weight_encoding, bits)
         step = 2 if spec.weight_encoding == "bipolar" else 1
         w_values = np.arange(low, high + 1, step)
         zeros = 2**bits if spec.zero_point else 1
@@ -630,7 +632,7 @@ def _every(values: np.ndarray, lanes: int) -> np.ndarray:
     return np.stack([grid.reshape(-1) for grid in grids], axis=1)
 
 
-def _extras(spec: GemmSpec) -> Sequence[Mapping[str, np.ndarray]]:
+def _extras(spec: IntegerGemmSpec) -> Sequence[Mapping[str, np.ndarray]]:
     """Every setting of a core's further operands that an exhaustive run goes through."""
     if getattr(spec, "quantized", False):
         shifts = range(getattr(spec, "exact_entry_bits", 1))

@@ -162,13 +162,16 @@ def shift_right_sticky(
 class Normalised(Parts):
     """``magnitude`` with its leading one on top, or 0; ``exponent`` is still that of its bit 0.
 
-    ``low``: the least exponent of the top bit that any magnitude but 0 can have.
+    Attributes:
+        low: the least exponent of the top bit that any magnitude but 0 can have.
+        limited: there may be no leading one on top, because the exponent has reached ``low``.
     """
 
     magnitude: Value
     exponent: Value
     sticky: Value
     low: int
+    limited: bool = False
 
 
 def normalise(
@@ -179,20 +182,63 @@ def normalise(
     sticky: Value = NO,
     *,
     low: int | None = None,
+    limit: Value | None = None,
 ) -> Normalised:
     """A magnitude of any width with its leading one on top.
 
     Args:
         exponent: of bit 0; signed or not.
-        low: its least value if that is more than its shape says: spares what comes later.
+        low: its least value if that is more than its shape says: spares what comes later. With a
+            ``limit`` that of the top bit, behind the shift.
+        limit: the most to shift by: what would leave a subnormal number's place stays in it.
     """
     least, highest = _range(exponent)
     if low is None:
         low = least
-    value, count = leading_zeros(m, name, magnitude)
-    found = Signal(_signed(low - (1 << len(count)) + 1, highest), name=f"{name}_moved")
+    if limit is None:
+        value, count = leading_zeros(m, name, magnitude)
+    else:
+        value, count = _limited_shift(m, name, magnitude, limit)
+    found = Signal(_signed(min(low, least) - (1 << len(count)) + 1, highest), name=f"{name}_moved")
     m.d.comb += found.eq(exponent - count)
-    return Normalised(magnitude=value, exponent=found, sticky=sticky, low=low)
+    return Normalised(
+        magnitude=value, exponent=found, sticky=sticky, low=low, limited=limit is not None
+    )
+
+
+def count_leading_zeros(m: Module, name: str, value: Value) -> Value:
+    """How many zeros lie above the leading one, without the shift; of zero all ones.
+
+    A tree: a half that is zero passes on the other's count, one bit a level (V. G. Oklobdzija, "An
+    algorithmic and novel design of a leading zero detector circuit", 1994).
+    """
+    levels = max(len(value) - 1, 0).bit_length()
+    padded = Cat(Const(-1, (1 << levels) - len(value)), value)
+    # Of every part, high to low, whether it is zero and its count.
+    parts = [(~padded[i], list[Value]()) for i in reversed(range(1 << levels))]
+    for level in range(levels):
+        joined = []
+        for i in range(0, len(parts), 2):
+            (above, high), (below, low) = parts[i : i + 2]
+            empty = Signal(name=f"{name}_zero_{level}_{i // 2}")
+            count = Signal(level + 1, name=f"{name}_count_{level}_{i // 2}")
+            chosen = [Mux(above, b, a) for a, b in zip(high, low, strict=True)]
+            m.d.comb += [empty.eq(above & below), count.eq(Cat(*chosen, above))]
+            joined.append((empty, [count[bit] for bit in range(level + 1)]))
+        parts = joined
+    return Cat(*parts[0][1])
+
+
+def _limited_shift(m: Module, name: str, value: Value, limit: Value) -> tuple[Value, Value]:
+    """A value shifted left until its top bit is 1, but by no more than ``limit``; by how much."""
+    zeros = count_leading_zeros(m, name, value)
+    count = Signal(len(zeros), name=f"{name}_count")
+    m.d.comb += count.eq(Mux(zeros < limit, zeros, limit))
+    for stage in reversed(range(len(count))):
+        shifted = Signal(len(value), name=f"{name}_left_{1 << stage}")
+        m.d.comb += shifted.eq(Mux(count[stage], value << (1 << stage), value))
+        value = shifted
+    return value, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +276,7 @@ def place(m: Module, name: str, form: FloatFormat, value: Normalised) -> Placed:
     over = Signal(name=f"{name}_over")
     m.d.comb += [
         # Without a leading one on top there is nothing but what is stuck below.
-        zero.eq(~magnitude[-1] & ~value.sticky),
+        zero.eq(~(magnitude.any() if value.limited else magnitude[-1]) & ~value.sticky),
         sticky.eq(Cat(value.sticky, magnitude[: max(width - kept, 0)]).any()),
         ideal.eq(value.exponent + move),
         over.eq(magnitude[-1] & (ideal >= (1 << form.exponent_bits))),

@@ -105,6 +105,9 @@ class GemmShell(wiring.Component):
         self.shared = shared
         self.front = front
         self.cuts = cuts
+        results = self.streams["o"].fields
+        # A column gives its part of every field, all rows of one field after the other.
+        self.result_widths = [item.bits // (spec.tile.m * spec.tile.n) for item in results]
         self.operand = next(name for name in self.streams if name in ("i_a", "i_t"))
         super().__init__(component_streams(streams))
 
@@ -255,7 +258,7 @@ class GemmShell(wiring.Component):
                 slices["i_take_c"] = final["addend"]
             if cuts:
                 slices["i_cut_en"] = Cat(*move[:cuts])
-            result = Signal(tile.m * spec.result_bits, name=f"result_{n}")
+            result = Signal(tile.m * sum(self.result_widths), name=f"result_{n}")
             m.submodules[f"column_{n}"] = Instance(
                 f"{spec.name}_column",
                 i_clk=ClockSignal(),
@@ -270,12 +273,14 @@ class GemmShell(wiring.Component):
             )
             results.append(result)
         words = []
-        for row in range(tile.m):
-            for n in range(tile.n):
-                word = results[n].word_select(row, spec.result_bits)
-                if parity is not None:
-                    word = Cat(parity[row], word[1:])
-                words.append(word)
+        for index, width in enumerate(self.result_widths):
+            start = tile.m * sum(self.result_widths[:index])
+            for row in range(tile.m):
+                for n in range(tile.n):
+                    word = results[n][start + row * width : start + (row + 1) * width]
+                    if parity is not None:
+                        word = Cat(parity[row], word[1:])
+                    words.append(word)
         m.d.comb += out.payload.eq(Cat(*words))
         return m
 

@@ -11,6 +11,7 @@ from typing import Any
 import hw
 from hw.block import block, spec_from_dict
 from hw.gemm import GemmSpec, Job
+from hw.integers import IntegerGemmSpec
 from hw.spec import BlockSpec
 from rtl_gen.build import verilog
 from rtl_gen.manifest import timing_record
@@ -91,6 +92,11 @@ def _gemm(proof: Proof) -> GemmSpec:
     return proof.spec
 
 
+def _integer(proof: Proof) -> IntegerGemmSpec:
+    assert isinstance(proof.spec, IntegerGemmSpec)  # noqa: S101  (told by the catalogue)
+    return proof.spec
+
+
 def rows(proof: Proof, monitor: Monitor, result: Result, how: str) -> list[Row]:
     """A row for every check of a monitor; for a helper only if it is what fails.
 
@@ -167,7 +173,7 @@ def _cycles(proof: Proof, source: str) -> list[Row]:
 
 
 def _product(proof: Proof, source: str) -> list[Row]:
-    spec, job = _gemm(proof), proof.job
+    spec, job = _integer(proof), proof.job
     assert job is not None  # noqa: S101  (told by the catalogue)
     monitor = datapath.product_rules(spec, job, stalls=proof.stalls)
     cycles = datapath.due_cycles(spec, job, slack=2 if proof.stalls else 1)
@@ -175,7 +181,7 @@ def _product(proof: Proof, source: str) -> list[Row]:
 
 
 def _steps(proof: Proof, source: str) -> list[Row]:
-    monitor = steps.step_rules(_gemm(proof))
+    monitor = steps.step_rules(_integer(proof))
     return rows(
         proof, monitor, induction(source, monitor, proof.spec.name, depth=2, search=8), "induction"
     )

@@ -19,7 +19,8 @@ from hw.blocks.lut_core import golden as lut_golden
 from hw.blocks.lut_core import tables
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.blocks.mac_core.spec import MacCoreSpec
-from hw.gemm import Encoding, GemmSpec, GemmWork, Job, activation_bits, passes
+from hw.gemm import GemmWork, Job, activation_bits, passes
+from hw.integers import Encoding, IntegerGemmSpec
 from hw.lazy import np
 from hw.streams import Stream
 from rtl_gen.errors import InputError
@@ -58,7 +59,7 @@ def code(encoding: Encoding, bits: int) -> Code:
             return Code(bits=2, value="$signed({w})", valid="{w} != 2'b10")
 
 
-def _extended(spec: GemmSpec, weight: str, value: str, bits: int, width: int) -> str:
+def _extended(spec: IntegerGemmSpec, weight: str, value: str, bits: int, width: int) -> str:
     """A code of ``width`` bits of the same value."""
     if width == bits:
         return weight
@@ -89,7 +90,7 @@ class Packing:
     assumed: list[str]
 
 
-def _lut_weights(spec: GemmSpec, job: Job) -> list[str]:
+def _lut_weights(spec: IntegerGemmSpec, job: Job) -> list[str]:
     """Beats of ``i_w`` of a LUT core, see ``hw.blocks.lut_core.golden.weight_stream``.
 
     Values are ``v_<n>_<k>``.
@@ -116,7 +117,7 @@ def _lut_weights(spec: GemmSpec, job: Job) -> list[str]:
     return beats
 
 
-def _pass_bits(spec: GemmSpec, job: Job) -> int:
+def _pass_bits(spec: IntegerGemmSpec, job: Job) -> int:
     """Bits of the codes that the passes over the weights' planes take."""
     if spec.weight_encoding == "ternary":
         return 2
@@ -153,7 +154,7 @@ def _base3(codes: list[str]) -> list[str]:
     return [f"byte8({total})" for total in found]
 
 
-def _mac_weights(spec: GemmSpec, job: Job) -> list[str]:
+def _mac_weights(spec: IntegerGemmSpec, job: Job) -> list[str]:
     """Beats of ``i_w`` of a multiplier array: codes in two's complement or as they are."""
     n, k = spec.tile.n, spec.tile.k
     beats = []
@@ -164,7 +165,7 @@ def _mac_weights(spec: GemmSpec, job: Job) -> list[str]:
     return beats
 
 
-def _lut_operand(spec: GemmSpec, step: int) -> str:
+def _lut_operand(spec: IntegerGemmSpec, step: int) -> str:
     """One beat of ``i_a``, or of ``i_t`` with the tables of those activations."""
     assert isinstance(spec, LutCoreSpec)  # noqa: S101  (told by the table PACKING)
     m, k = spec.tile.m, spec.tile.k
@@ -196,18 +197,19 @@ def _lut_operand(spec: GemmSpec, step: int) -> str:
     return f"{{{', '.join(reversed(words))}}}"
 
 
-def _mac_operand(spec: GemmSpec, step: int) -> str:
+def _mac_operand(spec: IntegerGemmSpec, step: int) -> str:
     m, k = spec.tile.m, spec.tile.k
     words = [f"a_{row}_{step * k + lane}" for row in range(m) for lane in range(k)]
     return f"{{{', '.join(reversed(words))}}}"
 
 
 def _by_weights(
-    operand: Callable[[GemmSpec, int], str], weights: Callable[[GemmSpec, Job], list[str]]
-) -> Callable[[GemmSpec, Job], Packing]:
+    operand: Callable[[IntegerGemmSpec, int], str],
+    weights: Callable[[IntegerGemmSpec, Job], list[str]],
+) -> Callable[[IntegerGemmSpec, Job], Packing]:
     """Packing of a core whose passes repeat the activations."""
 
-    def packing(spec: GemmSpec, job: Job) -> Packing:
+    def packing(spec: IntegerGemmSpec, job: Job) -> Packing:
         steps = [operand(spec, step) for step in range(job.k_steps)]
         return Packing(
             operands=steps * passes(spec, job.weight_bits),
@@ -219,7 +221,7 @@ def _by_weights(
     return packing
 
 
-def _by_pairs(spec: GemmSpec, job: Job) -> Packing:
+def _by_pairs(spec: IntegerGemmSpec, job: Job) -> Packing:
     """One plane of A and one of W a pass, by ``i + j`` from the highest, then by ``i``.
 
     See ``hw.blocks.bitserial_core.golden``: a plane of unsigned weights is ``w_j XOR z_j``.
@@ -257,7 +259,7 @@ def _bits(mask: int) -> list[int]:
     return [index for index in range(mask.bit_length()) if mask >> index & 1]
 
 
-PACKING: Mapping[type, Callable[[GemmSpec, Job], Packing]] = {
+PACKING: Mapping[type, Callable[[IntegerGemmSpec, Job], Packing]] = {
     LutCoreSpec: _by_weights(_lut_operand, _lut_weights),
     MacCoreSpec: _by_weights(_mac_operand, _mac_weights),
     BitserialCoreSpec: _by_pairs,
@@ -265,7 +267,7 @@ PACKING: Mapping[type, Callable[[GemmSpec, Job], Packing]] = {
 """Per core how a job's activations and weights lie in beats."""
 
 
-def _signed(spec: GemmSpec, lane: str) -> str:
+def _signed(spec: IntegerGemmSpec, lane: str) -> str:
     """An activation of integers."""
     return (
         f"$signed({lane})"
@@ -274,14 +276,14 @@ def _signed(spec: GemmSpec, lane: str) -> str:
     )
 
 
-def _activation(spec: GemmSpec, lane: str, bits: int) -> str:
+def _activation(spec: IntegerGemmSpec, lane: str, bits: int) -> str:
     """The value of an activation's code of that width."""
     if spec.activations.code == "bipolar":
         return code("bipolar", bits).value.format(w=lane)
     return _signed(spec, lane)
 
 
-def _functions(spec: GemmSpec) -> str:
+def _functions(spec: IntegerGemmSpec) -> str:
     """Functions that give sums a width of their own inside a concatenation."""
     text = "function [7:0] byte8(input [7:0] value); byte8 = value; endfunction\n"
     if isinstance(spec, LutCoreSpec) and spec.table.source == "port":
@@ -293,7 +295,7 @@ def _functions(spec: GemmSpec) -> str:
     return text
 
 
-def product_rules(spec: GemmSpec, job: Job, *, stalls: bool = False) -> Monitor:
+def product_rules(spec: IntegerGemmSpec, job: Job, *, stalls: bool = False) -> Monitor:
     """One job from reset: for all operands the exact result, in the very cycle that is foretold.
 
     Args:
@@ -439,19 +441,19 @@ def product_rules(spec: GemmSpec, job: Job, *, stalls: bool = False) -> Monitor:
     )
 
 
-def due_cycles(spec: GemmSpec, job: Job, *, slack: int = 1) -> int:
+def due_cycles(spec: IntegerGemmSpec, job: Job, *, slack: int = 1) -> int:
     """Cycles of a proof: reset, the job, and ``slack`` more."""
     return 1 + _due(spec, job) + slack
 
 
-def _due(spec: GemmSpec, job: Job) -> int:
+def _due(spec: IntegerGemmSpec, job: Job) -> int:
     """Cycles of a job that nothing stalls, as the core's timing model says."""
     timing: Any = block(spec.block).timing
     none = np.zeros(0, dtype=np.int64)
     return int(timing.cycles(spec, [GemmWork(job=job, a=none, w=none)]))
 
 
-def _job_beat(stream: Stream, spec: GemmSpec, job: Job) -> str:
+def _job_beat(stream: Stream, spec: IntegerGemmSpec, job: Job) -> str:
     values: dict[str, Any] = {
         "k_steps_m1": job.k_steps - 1,
         **spec.job_values(job),

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from hw.gemm import GemmSpec, passes
+from hw.integers import IntegerGemmSpec
 from hw.streams import Stream
 from sim.source import streams
 
@@ -94,8 +95,9 @@ class PairPasses(Passes):
 
     idles = True
 
-    def __init__(self, spec: GemmSpec):
+    def __init__(self, spec: IntegerGemmSpec):
         super().__init__(spec)
+        self.codes = {"a": spec.activations.code, "w": spec.weight_encoding}
         self.widths = {f.name: f.width for f in self.job.fields if f.name.endswith("_planes")}
         a, w = self.widths["a_planes"], self.widths["w_planes"]
         self.sums = a + w - 1
@@ -140,7 +142,7 @@ class PairPasses(Passes):
 
     def _legal(self, side: str) -> str:
         """Verilog of what descriptors keep to, see ``hw.blocks.bitserial_core.spec``."""
-        code = {"a": self.spec.activations.code, "w": self.spec.weight_encoding}[side]
+        code = self.codes[side]
         mask = f"job_{side}_planes"
         if code == "bipolar":
             # Planes of ±1 are never zero: all that the job's width has.
@@ -179,4 +181,6 @@ def _count(name: str, width: int, bits: int) -> str:
 def of(spec: GemmSpec) -> Passes:
     """How the jobs of a specification make passes; the fields of its descriptors say."""
     fields = {field.name for field in streams(spec)[0].fields}
-    return (PairPasses if "a_planes" in fields else WeightPasses)(spec)
+    if "a_planes" in fields and isinstance(spec, IntegerGemmSpec):
+        return PairPasses(spec)
+    return WeightPasses(spec)

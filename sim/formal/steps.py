@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.blocks.mac_core.spec import MacCoreSpec
-from hw.gemm import GemmSpec
+from hw.integers import IntegerGemmSpec
 from hw.streams import Stream
 from rtl_gen.errors import InputError
 from sim.formal import jobs
@@ -74,7 +74,7 @@ def _lut_digits(spec: LutCoreSpec, stream: Stream, column: int) -> list[str]:
     return [f"({total})" for total in totals]
 
 
-def _mac_digits(spec: GemmSpec, stream: Stream, column: int) -> list[str]:
+def _mac_digits(spec: IntegerGemmSpec, stream: Stream, column: int) -> list[str]:
     k, bits = spec.tile.k, spec.max_weight_bits
     found = []
     for lane in range(k):
@@ -90,7 +90,7 @@ def _mac_digits(spec: GemmSpec, stream: Stream, column: int) -> list[str]:
     return found
 
 
-def step_rules(spec: GemmSpec) -> Monitor:
+def step_rules(spec: IntegerGemmSpec) -> Monitor:
     """The accumulators hold what the steps so far sum up to, and a result is that sum.
 
     Raises:

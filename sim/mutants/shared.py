@@ -21,7 +21,7 @@ _A_READY = "operand.ready.eq(~a_full | a_move)"
 _W_READY = "weights.ready.eq(~w_full | take)"
 _C_READY = 'self.i_c.ready.eq(valid[cuts] & out_free & final["addend"])'
 _O_VALID = 'm.d.sync += out.valid.eq((move[cuts] & final["last"]) | (out.valid & ~out.ready))'
-_WORD = "word = results[n].word_select(row, spec.result_bits)"
+_WORD = "word = results[n][start + row * width : start + (row + 1) * width]"
 _STAGED = 'staged = [{name: Signal(name=f"{name}_{i}") for name in control}'
 
 CONTROL: tuple[Entry, ...] = (
@@ -138,7 +138,7 @@ CONTROL: tuple[Entry, ...] = (
     ("columns_swapped", SHELL, ALL, "the columns come out in reverse",
      _WORD, _WORD.replace("[n]", "[tile.n - 1 - n]")),
     ("rows_swapped", SHELL, ALL, "the rows come out in reverse",
-     _WORD, _WORD.replace("(row", "(tile.m - 1 - row")),
+     _WORD, _WORD.replace("row", "(tile.m - 1 - row)")),
     ("one_weight_for_all", SHELL, ALL, "every column has the first one's weights",
      "n * bits : (n + 1) * bits", "0:bits"),
     ("addend_transposed", SHELL, ALL, "the addend is read transposed",

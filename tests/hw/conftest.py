@@ -13,6 +13,7 @@ from amaranth.lib import wiring
 from hw.block import Design
 from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.lib.gemm_shell import component_streams, field_slice
+from hw.lib.heap import LIBRARY
 from hw.streams import Stream, StreamField
 from rtl_gen.emit import design_verilog
 from sim.harness.compile import RUN_SHORT, build
@@ -69,7 +70,7 @@ def evaluate() -> Iterator[Callable[[Build, Mapping[str, int], Mapping[str, int]
                 )
                 for name, direction, widths in (("i", "in", inputs), ("o", "out", outputs))
             )
-            verilog = design_verilog(Design(top=_Registered(made, i, o)), "dut")
+            verilog = design_verilog(Design(top=_Registered(made, i, o), library=LIBRARY), "dut")
             library = build(verilog, "dut", (i, o), effort=RUN_SHORT)
             # A model asks its specification nothing when it runs; this one only has the ports.
             model = models.enter_context(Model(MacCoreSpec(name="dut"), library, (i, o)))

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from hw import gemm
+from hw import integers
 from hw.block import block, spec_from_dict
 from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.spec import LutCoreSpec
@@ -93,11 +93,13 @@ def test_bipolar_codes_are_the_reinterpreted_integers() -> None:
     for bits in range(1, 9):
         q = np.arange(2**bits)
         value = 2 * q - (2**bits - 1)
-        assert (gemm.weight_codes("bipolar", value, bits) == q).all()
-        planes = gemm.planes(q, bits)
+        assert (integers.weight_codes("bipolar", value, bits) == q).all()
+        planes = integers.planes(q, bits)
         assert ((2 * planes - 1) @ (1 << np.arange(bits)) == value).all()
-        wider = gemm.weight_codes("bipolar", value, bits + 2)
-        assert ((2 * gemm.planes(wider, bits + 2) - 1) @ (1 << np.arange(bits + 2)) == value).all()
+        wider = integers.weight_codes("bipolar", value, bits + 2)
+        assert (
+            (2 * integers.planes(wider, bits + 2) - 1) @ (1 << np.arange(bits + 2)) == value
+        ).all()
 
 
 @pytest.mark.parametrize("name", ["lut_core", "mac_core"])
@@ -108,7 +110,7 @@ def test_the_largest_job_fits_its_accumulator(name: str) -> None:
         assert isinstance(spec, GemmSpec)
         job = Job(k_steps=spec.max_k_steps, weight_bits=spec.max_weight_bits)
         depth = job.k_steps * spec.tile.k
-        low, high = gemm.weight_range(spec.weight_encoding, job.weight_bits)
+        low, high = integers.weight_range(spec.weight_encoding, job.weight_bits)
         zeros = (0, 2**job.weight_bits - 1) if spec.zero_point else (None,)
         half = 1 << (spec.result_bits - 1)
         if isinstance(spec, LutCoreSpec) and spec.quantized:

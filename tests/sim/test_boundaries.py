@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hw import gemm
+from hw import integers
 from hw.block import spec_from_dict
 from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.gemm import GemmSpec
@@ -98,7 +98,7 @@ def test_every_lane_meets_every_boundary_beside_every_held_value(name: str) -> N
     }
     for bits in widths:
         plan = found[f"boundary values of W, {bits} bit"]
-        low, high = gemm.weight_range(spec.weight_encoding, bits)
+        low, high = integers.weight_range(spec.weight_encoding, bits)
         for lane in range(k):
             beside = plan.w[:, lane + 1 if lane + 1 < k else lane - 1]
             seen = set(zip(plan.w[:, lane].tolist(), beside.tolist(), strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from hw import gemm
+from hw import gemm, integers
 from hw.blocks.bitserial_core.spec import BitserialCoreSpec
 from hw.gemm import GemmWork, Job
 from hw.lazy import np
@@ -55,15 +55,15 @@ def plane_pairs(spec: BitserialCoreSpec, job: Job) -> list[tuple[int, int] | Non
 
 def activation_planes(spec: BitserialCoreSpec, a: np.ndarray, bits: int) -> np.ndarray:
     """Planes of activations, ``(..., bits)``, least significant first."""
-    return gemm.planes(gemm.weight_codes(spec.activations.code, a, bits), bits)
+    return integers.planes(integers.weight_codes(spec.activations.code, a, bits), bits)
 
 
 def weight_planes(
     spec: BitserialCoreSpec, w: np.ndarray, z: np.ndarray | None, bits: int
 ) -> np.ndarray:
     """Planes of weights as they travel, ``(N, K, bits)``, least significant first."""
-    found = gemm.planes(gemm.weight_codes(spec.weight_encoding, w, bits), bits)
-    return found if z is None else found ^ gemm.planes(z, bits)[:, None]
+    found = integers.planes(integers.weight_codes(spec.weight_encoding, w, bits), bits)
+    return found if z is None else found ^ integers.planes(z, bits)[:, None]
 
 
 def without_zero_planes(spec: BitserialCoreSpec, work: GemmWork) -> GemmWork:
@@ -93,7 +93,7 @@ def check_work(spec: BitserialCoreSpec, work: GemmWork) -> None:
     Raises:
         ValueError: names the operand, the rule and the value.
     """
-    gemm.check_work(spec, work)
+    integers.check_work(spec, work)
     job = work.job
     for name, mask, there, bits in zip(
         ("a_planes", "w_planes"),
@@ -122,7 +122,7 @@ def beats(spec: BitserialCoreSpec, work: GemmWork) -> dict[str, dict[str, np.nda
     pairs = [pair for pair in plane_pairs(spec, job) if pair is not None]
     weights = {"w": _passes(w, [j for _, j in pairs], job.k_steps)}
     if work.z is not None:
-        z = gemm.planes(work.z, job.weight_bits)
+        z = integers.planes(work.z, job.weight_bits)
         weights["z"] = np.repeat(z[:, [j for _, j in pairs]].T, job.k_steps, axis=0)
     values = {
         "i_job": gemm.job_beats(spec, job),
@@ -145,7 +145,7 @@ def _passes(planes: np.ndarray, order: list[int], k_steps: int) -> np.ndarray:
 def gemm_result(spec: BitserialCoreSpec, work: GemmWork) -> np.ndarray:
     """``(M, N)`` results, two's complement of ``result_bits``."""
     check_work(spec, work)
-    return gemm.wrap(gemm.product(work), spec.result_bits)
+    return integers.wrap(integers.product(work), spec.result_bits)
 
 
 def expected(spec: BitserialCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
@@ -157,7 +157,7 @@ def random_work(
     spec: BitserialCoreSpec, rng: np.random.Generator, *, size: str = "small"
 ) -> GemmWork:
     """Corner-heavy random job; of two such jobs one leaves out the planes that are zero."""
-    work = gemm.random_work(spec, rng, size=size)
+    work = integers.random_work(spec, rng, size=size)
     if not spec.skips_planes or rng.integers(2):
         return work
     job, bits = work.job, gemm.activation_bits(spec, work.job)
@@ -168,7 +168,7 @@ def random_work(
 
 def random_operands(spec: BitserialCoreSpec, rng: np.random.Generator, job: Job) -> GemmWork:
     """Corner-heavy operands for a given job, zero in the planes that it leaves out."""
-    return _without(spec, gemm.random_operands(spec, rng, job), job.a_planes, job.w_planes)
+    return _without(spec, integers.random_operands(spec, rng, job), job.a_planes, job.w_planes)
 
 
 def _without(
@@ -178,18 +178,18 @@ def _without(
     a, w = work.a, work.w
     if a_planes is not None:
         bits = gemm.activation_bits(spec, work.job)
-        kept = activation_planes(spec, a, bits) & gemm.planes(a_planes, bits)
+        kept = activation_planes(spec, a, bits) & integers.planes(a_planes, bits)
         a = _value(spec.activations.code, kept)
     if w_planes is not None and spec.weight_encoding != "bipolar":
         bits = work.job.weight_bits
-        kept = weight_planes(spec, w, work.z, bits) & gemm.planes(w_planes, bits)
+        kept = weight_planes(spec, w, work.z, bits) & integers.planes(w_planes, bits)
         if work.z is not None:
-            kept = kept ^ gemm.planes(work.z, bits)[:, None]
+            kept = kept ^ integers.planes(work.z, bits)[:, None]
         w = _value(spec.weight_encoding, kept)
     return replace(work, a=a, w=w)
 
 
-def _value(code: gemm.Encoding, planes: np.ndarray) -> np.ndarray:
+def _value(code: integers.Encoding, planes: np.ndarray) -> np.ndarray:
     """Numbers of planes, unsigned or two's complement."""
     bits = planes.shape[-1]
     weight = 1 << np.arange(bits)
@@ -202,12 +202,12 @@ def explain(
     spec: BitserialCoreSpec, work: GemmWork, stream: str, field: str, index: tuple[int, ...]
 ) -> str:
     """The inputs of one result."""
-    return gemm.explain(work, index)
+    return integers.explain(work, index)
 
 
 def coverage(spec: BitserialCoreSpec, work: GemmWork) -> Iterator[str]:
     """Coverage points of one job."""
-    yield from gemm.coverage(spec, work)
+    yield from integers.coverage(spec, work)
     if work.job.a_planes is not None:
         order = plane_pairs(spec, work.job)
         if order == [None]:
@@ -220,7 +220,7 @@ def coverage(spec: BitserialCoreSpec, work: GemmWork) -> Iterator[str]:
 
 def coverage_points(spec: BitserialCoreSpec) -> tuple[str, ...]:
     """Every coverage point."""
-    points = list(gemm.coverage_points(spec))
+    points = list(integers.coverage_points(spec))
     if spec.skips_planes:
         points.append("planes=none")
         if (spec.activations.max_bits if spec.mixed else spec.max_passes) > 1:

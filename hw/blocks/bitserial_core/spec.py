@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import ActivationFormat, Encoding, GemmSpec, Job, activation_bits
+from hw.gemm import Job, activation_bits
+from hw.integers import ActivationFormat, Encoding, IntegerGemmSpec
 from hw.spec import Part
 from hw.streams import StreamField
 
@@ -42,7 +43,7 @@ class PlaneWeights(Part):
     max_bits: int = Field(8, ge=1, le=8, description="widest weight")
 
 
-class BitserialCoreSpec(GemmSpec):
+class BitserialCoreSpec(IntegerGemmSpec):
     """Bit-serial core: one pair of planes a pass, AND or XNOR and a population count."""
 
     block: Literal["bitserial_core"] = "bitserial_core"
@@ -98,8 +99,8 @@ class BitserialCoreSpec(GemmSpec):
         a, w = self.job_planes(job)
         return a.bit_count() * w.bit_count()
 
-    def operand_reads(self, weight_bits: int) -> tuple[int, int]:
-        return weight_bits, self.activations.max_bits
+    def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
+        return weight_bits, activation_bits
 
     def job_fields(self) -> tuple[StreamField, ...]:
         fields = [

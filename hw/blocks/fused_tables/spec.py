@@ -12,7 +12,7 @@ from hw.blocks.lut_core.spec import LutCoreSpec, Table
 from hw.blocks.lut_tables.spec import LutTablesSpec, TableTile
 from hw.errors import Problem, SpecError
 from hw.formats import FLOAT_FORMATS, FloatFormat
-from hw.gemm import Activations, Encoding
+from hw.integers import Activations, Encoding
 from hw.spec import BlockSpec
 
 JOB_BEATS_BITS = 16

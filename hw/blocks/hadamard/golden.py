@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hw.blocks.hadamard.spec import JOB_BEATS_BITS, HadamardSpec
-from hw.gemm import random_operand
+from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream, StreamField
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hw import gemm
+from hw import gemm, integers
 from hw.blocks.lut_core import tables
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.gemm import GemmWork
@@ -155,7 +155,7 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
     if spec.ternary:
         return {"w": np.stack([steps != 0, steps < 0], axis=-1).astype(np.int64)}
     width = gemm.passes(spec, job.weight_bits) * count
-    bits = gemm.planes(gemm.weight_codes(spec.weight_encoding, steps, width), width)
+    bits = integers.planes(integers.weight_codes(spec.weight_encoding, steps, width), width)
     if spec.symmetric:
         if spec.weight_encoding == "twos_complement":
             # Offset binary: the zero point is 2^(B−1), the sign plane complemented.
@@ -163,11 +163,11 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
         bits = fold_symmetric(spec, bits)
     elif work.z is not None:
         # Σ a·(u − 1) = −Σ a·ū: where the zero point has a bit the complement is stored.
-        bits = bits ^ gemm.planes(work.z, width)[:, None, :]
+        bits = bits ^ integers.planes(work.z, width)[:, None, :]
     ordered = [bits[..., low : low + count] for low in range(width - count, -1, -count)]
     values = {"w": np.concatenate(ordered)}
     if work.z is not None:
-        z = gemm.planes(work.z, width)
+        z = integers.planes(work.z, width)
         passes = [z[:, low : low + count] for low in range(width - count, -1, -count)]
         values["z"] = np.repeat(np.stack(passes), job.k_steps, axis=0)
     return values
@@ -175,7 +175,7 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
 
 def beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
     """Every input stream's beats of one job."""
-    gemm.check_work(spec, work)
+    integers.check_work(spec, work)
     a = gemm.step_view(work.a, work.job.k_steps)
     a = np.concatenate([a] * gemm.passes(spec, work.job.weight_bits))
     if spec.ternary:
@@ -198,9 +198,9 @@ def entry_shift(spec: LutCoreSpec, work: GemmWork) -> int:
 
 def gemm_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
     """``(M, N)`` results, two's complement of ``result_bits``."""
-    gemm.check_work(spec, work)
-    exact = gemm.product(work) if not spec.quantized else quantized_result(spec, work)
-    return gemm.wrap(exact, spec.result_bits)
+    integers.check_work(spec, work)
+    exact = integers.product(work) if not spec.quantized else quantized_result(spec, work)
+    return integers.wrap(exact, spec.result_bits)
 
 
 def quantized_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
@@ -215,7 +215,7 @@ def quantized_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
     if spec.ternary:
         planes = [(1, w)]
     else:
-        codes = gemm.weight_codes(spec.weight_encoding, w, width)
+        codes = integers.weight_codes(spec.weight_encoding, w, width)
         if spec.symmetric and spec.weight_encoding == "twos_complement":
             codes = codes ^ (1 << (width - 1))
         planes = [(1 << b, codes >> b & 1) for b in range(width)]
@@ -224,7 +224,7 @@ def quantized_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
         if spec.weight_encoding == "twos_complement":
             ones[:, width - 1] = -1
         elif work.z is not None:
-            flipped = gemm.planes(work.z, width)
+            flipped = integers.planes(work.z, width)
             planes = [
                 (factor, plane ^ flipped[None, :, b, None])
                 for b, (factor, plane) in enumerate(planes)
@@ -266,12 +266,12 @@ def expected(spec: LutCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarra
 
 def random_work(spec: LutCoreSpec, rng: np.random.Generator, *, size: str = "small") -> GemmWork:
     """Corner-heavy random job."""
-    return with_shift(spec, rng, gemm.random_work(spec, rng, size=size))
+    return with_shift(spec, rng, integers.random_work(spec, rng, size=size))
 
 
 def random_operands(spec: LutCoreSpec, rng: np.random.Generator, job: gemm.Job) -> GemmWork:
     """Corner-heavy operands for a given job."""
-    return with_shift(spec, rng, gemm.random_operands(spec, rng, job))
+    return with_shift(spec, rng, integers.random_operands(spec, rng, job))
 
 
 def with_shift(spec: LutCoreSpec, rng: np.random.Generator, work: GemmWork) -> GemmWork:
@@ -288,12 +288,12 @@ def explain(
     spec: LutCoreSpec, work: GemmWork, stream: str, field: str, index: tuple[int, ...]
 ) -> str:
     """The inputs of one result."""
-    return gemm.explain(work, index)
+    return integers.explain(work, index)
 
 
 def coverage(spec: LutCoreSpec, work: GemmWork) -> Iterator[str]:
     """Coverage points of one job."""
-    yield from gemm.coverage(spec, work)
+    yield from integers.coverage(spec, work)
     if spec.quantized:
         yield "entry_shift=0" if entry_shift(spec, work) == 0 else "entry_shift>0"
 
@@ -301,4 +301,4 @@ def coverage(spec: LutCoreSpec, work: GemmWork) -> Iterator[str]:
 def coverage_points(spec: LutCoreSpec) -> tuple[str, ...]:
     """Every coverage point."""
     extra = ("entry_shift=0", "entry_shift>0") if spec.quantized else ()
-    return (*gemm.coverage_points(spec), *extra)
+    return (*integers.coverage_points(spec), *extra)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import Activations, Encoding, GemmSpec
+from hw.integers import Activations, Encoding, IntegerGemmSpec
 from hw.spec import Part
 
 
@@ -40,7 +40,7 @@ class Table(Part):
     )
 
 
-class LutCoreSpec(GemmSpec):
+class LutCoreSpec(IntegerGemmSpec):
     """LUT tensor core: sums of activations looked up by weight bits (arXiv 2408.06003)."""
 
     block: Literal["lut_core"] = "lut_core"

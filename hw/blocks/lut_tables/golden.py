@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hw.blocks.lut_core import golden as core
 from hw.blocks.lut_tables.spec import LutTablesSpec
-from hw.gemm import random_operand
+from hw.integers import random_operand
 from hw.lazy import np
 from hw.streams import Stream
 

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from hw.blocks.lut_core.spec import LutCoreSpec, LutWeights, Table
 from hw.errors import Problem, SpecError
-from hw.gemm import Activations, Encoding, Tile
+from hw.gemm import Tile
+from hw.integers import Activations, Encoding
 from hw.spec import BlockSpec, Part
 
 

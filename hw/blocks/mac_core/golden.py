@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hw import gemm
+from hw import gemm, integers
 from hw.blocks.mac_core.spec import MacCoreSpec
 from hw.gemm import GemmWork
 from hw.lazy import np
@@ -40,11 +40,11 @@ def streams(spec: MacCoreSpec) -> tuple[Stream, ...]:
 
 def beats(spec: MacCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
     """Every input stream's beats of one job. Bipolar weights travel as their codes."""
-    gemm.check_work(spec, work)
+    integers.check_work(spec, work)
     k_steps = work.job.k_steps
     w = np.asarray(work.w, dtype=np.int64)
     if spec.weight_encoding == "bipolar":
-        w = gemm.weight_codes("bipolar", w, spec.max_weight_bits)
+        w = integers.weight_codes("bipolar", w, spec.max_weight_bits)
     weights = {"w": gemm.step_view(w, k_steps)}
     if spec.zero_point:
         weights["z"] = np.repeat(np.asarray(work.z)[None], k_steps, axis=0)
@@ -61,8 +61,8 @@ def beats(spec: MacCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]
 
 def gemm_result(spec: MacCoreSpec, work: GemmWork) -> np.ndarray:
     """``(M, N)`` results, two's complement of ``result_bits``."""
-    gemm.check_work(spec, work)
-    return gemm.wrap(gemm.product(work), spec.result_bits)
+    integers.check_work(spec, work)
+    return integers.wrap(integers.product(work), spec.result_bits)
 
 
 def expected(spec: MacCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
@@ -72,26 +72,26 @@ def expected(spec: MacCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarra
 
 def random_work(spec: MacCoreSpec, rng: np.random.Generator, *, size: str = "small") -> GemmWork:
     """Corner-heavy random job."""
-    return gemm.random_work(spec, rng, size=size)
+    return integers.random_work(spec, rng, size=size)
 
 
 def random_operands(spec: MacCoreSpec, rng: np.random.Generator, job: gemm.Job) -> GemmWork:
     """Corner-heavy operands for a given job."""
-    return gemm.random_operands(spec, rng, job)
+    return integers.random_operands(spec, rng, job)
 
 
 def explain(
     spec: MacCoreSpec, work: GemmWork, stream: str, field: str, index: tuple[int, ...]
 ) -> str:
     """The inputs of one result."""
-    return gemm.explain(work, index)
+    return integers.explain(work, index)
 
 
 def coverage(spec: MacCoreSpec, work: GemmWork) -> Iterator[str]:
     """Coverage points of one job."""
-    return gemm.coverage(spec, work)
+    return integers.coverage(spec, work)
 
 
 def coverage_points(spec: MacCoreSpec) -> tuple[str, ...]:
     """Every coverage point."""
-    return gemm.coverage_points(spec)
+    return integers.coverage_points(spec)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import Activations, Encoding, GemmSpec
+from hw.integers import Activations, Encoding, IntegerGemmSpec
 from hw.spec import Part
 
 
@@ -22,7 +22,7 @@ class MacWeights(Part):
     bits: int = Field(8, ge=1, le=16, description="1 to 8, or 16; ignored for ternary")
 
 
-class MacCoreSpec(GemmSpec):
+class MacCoreSpec(IntegerGemmSpec):
     """Multiplier array: Booth partial products, one carry-save heap and one adder an output."""
 
     block: Literal["mac_core"] = "mac_core"

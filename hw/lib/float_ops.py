@@ -1,0 +1,180 @@
+"""Addition and multiplication of floating-point numbers, each rounded once.
+
+Both are the operations of IEEE 754-2019, rounding to nearest, ties to even, with subnormal numbers,
+signed zeros and infinities. Every NaN that comes out is the positive quiet one of the format.
+
+A ``cut`` is where a caller may put registers: ``cut(point, field, value)`` gives the value behind
+the register, or the value itself where that point has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
+
+from hw.formats import FloatFormat
+from hw.lib.floats import NO, Parts, Unpacked, normalise, pack, place, shift_right_sticky, unpack
+
+Cut = Callable[[str, str, Value], Value]
+
+ADD_CUTS = ("ordered", "aligned", "summed", "moved")
+MULTIPLY_CUTS = ("product", "moved", "placed")
+
+
+def _through(cut: Cut, point: str, values: dict[str, Value]) -> dict[str, Value]:
+    return {field: cut(point, field, value) for field, value in values.items()}
+
+
+def _at(cut: Cut, point: str) -> Callable[[str, Value], Value]:
+    return lambda field, value: cut(point, field, value)
+
+
+def add(m: Module, name: str, form: FloatFormat, a: Value, b: Value, *, cut: Cut) -> Value:
+    """``a + b`` of codes of a signed format with infinities.
+
+    Cuts are :data:`ADD_CUTS`: operands by magnitude; the smaller one shifted; their sum; the sum
+    shifted, before it is rounded. Needs ``hw.lib.heap.LIBRARY``.
+    """
+    bits = form.mantissa_bits
+    swap = Signal(name=f"{name}_swap")
+    large, small = (Signal(form.width, name=f"{name}_{size}") for size in ("large", "small"))
+    m.d.comb += [
+        swap.eq(a[:-1] < b[:-1]),
+        large.eq(Mux(swap, b, a)),
+        small.eq(Mux(swap, a, b)),
+    ]
+    codes = _through(cut, "ordered", {"large": large, "small": small})
+    big = unpack(m, f"{name}_big", form, codes["large"])
+    little = unpack(m, f"{name}_little", form, codes["small"])
+    distance = Signal(form.exponent_bits, name=f"{name}_distance")
+    minus, nan = Signal(name=f"{name}_minus"), Signal(name=f"{name}_nan")
+    m.d.comb += [
+        distance.eq(big.exponent - little.exponent),
+        minus.eq(big.sign ^ little.sign),
+        # An infinity that meets another of the other sign is none.
+        nan.eq(big.nan | little.nan | (big.inf & little.inf & minus)),
+    ]
+    # Below the smaller one's lowest bit lie a guard, a round and a sticky bit.
+    shifted, sticky = shift_right_sticky(
+        m, f"{name}_align", Cat(NO, NO, little.significand), distance
+    )
+    state = {
+        "upper": big.significand,
+        "lower": Cat(sticky, shifted),
+        "exponent": big.exponent,
+        "minus": minus,
+        "sign": big.sign,
+        "nan": nan,
+        "inf": big.inf,
+    }
+    state = _through(cut, "aligned", state)
+    # The larger one less the smaller one is not negative: no complement behind the addition.
+    width = bits + 5
+    total = Signal(width, name=f"{name}_total")
+    flip = state["minus"].replicate(width)
+    m.submodules[f"{name}_add"] = Instance(
+        "rtlgen_add",
+        p_WIDTH=width,
+        i_a=Cat(Const(0, 3), state.pop("upper"), NO),
+        i_b=Cat(state.pop("lower"), NO) ^ flip,
+        i_ci=state["minus"],
+        o_s=total,
+        o_co=Signal(name=f"{name}_over"),
+    )
+    state = _through(cut, "summed", {"total": total, **state})
+    magnitude, exponent = state["total"], state["exponent"]
+    sign = Signal(name=f"{name}_sign")
+    # x - x is +0, and a NaN is positive.
+    m.d.comb += sign.eq(state["sign"] & ~state["nan"] & ~(state["minus"] & ~magnitude.any()))
+    moved = normalise(
+        m,
+        f"{name}_norm",
+        magnitude,
+        exponent - (form.bias + bits + 3),
+        low=form.min_exponent,
+        limit=exponent,
+    ).through(_at(cut, "moved"))
+    flags = _through(cut, "moved", {"sign": sign, "nan": state["nan"], "inf": state["inf"]})
+    placed = place(m, f"{name}_place", form, moved)
+    return pack(m, f"{name}_pack", form, placed, **flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor(Parts):
+    """``(-1)^sign * significand * 2^power``, or NaN or an infinity.
+
+    Attributes:
+        power: of the significand's lowest bit, signed or not.
+        low: its least value for a significand that is not 0.
+        zero: the significand is 0, where that matters beside an infinity.
+    """
+
+    sign: Value
+    significand: Value
+    power: Value
+    zero: Value
+    nan: Value
+    inf: Value
+    low: int
+
+
+def factor(form: FloatFormat, parts: Unpacked) -> Factor:
+    """A number of a format as a factor."""
+    move = form.bias + form.mantissa_bits
+    return Factor(
+        sign=parts.sign,
+        significand=parts.significand,
+        power=parts.exponent - move,
+        zero=parts.zero,
+        nan=parts.nan,
+        inf=parts.inf,
+        low=form.min_exponent - form.mantissa_bits,
+    )
+
+
+def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -> Factor:
+    """``first``, or ``second`` where ``choice`` is 1."""
+    width = max(len(first.significand), len(second.significand))
+    significand = Signal(width, name=f"{name}_significand")
+    chosen = Mux(choice, second.power, first.power)
+    power = Signal(chosen.shape(), name=f"{name}_power")
+    flags = {field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")}
+    m.d.comb += [
+        significand.eq(Mux(choice, second.significand, first.significand)),
+        power.eq(chosen),
+        *(
+            flag.eq(Mux(choice, getattr(second, field), getattr(first, field)))
+            for field, flag in flags.items()
+        ),
+    ]
+    return Factor(significand=significand, power=power, low=min(first.low, second.low), **flags)
+
+
+def multiply(
+    m: Module, name: str, form: FloatFormat, left: Factor, right: Factor, *, cut: Cut
+) -> Value:
+    """The product of two factors, rounded once to ``form``.
+
+    Cuts are :data:`MULTIPLY_CUTS`: the exact product; shifted; cut to the format's bits.
+    """
+    product = Signal(len(left.significand) + len(right.significand), name=f"{name}_product")
+    nan, inf = Signal(name=f"{name}_nan"), Signal(name=f"{name}_inf")
+    sign = Signal(name=f"{name}_sign")
+    m.d.comb += [
+        product.eq(left.significand * right.significand),
+        nan.eq(left.nan | right.nan | (left.inf & right.zero) | (left.zero & right.inf)),
+        inf.eq(left.inf | right.inf),
+        sign.eq((left.sign ^ right.sign) & ~nan),
+    ]
+    state = {"product": product, "power": left.power + right.power}
+    state = _through(cut, "product", state)
+    moved = normalise(
+        m, f"{name}_norm", state["product"], state["power"], low=left.low + right.low
+    ).through(_at(cut, "moved"))
+    placed = place(m, f"{name}_place", form, moved).through(_at(cut, "placed"))
+    flags = {"sign": sign, "nan": nan, "inf": inf}
+    for point in MULTIPLY_CUTS:
+        flags = _through(cut, point, flags)
+    return pack(m, f"{name}_pack", form, placed, **flags)

@@ -196,6 +196,9 @@ def random_work(
     if spec.length == "job":
         most = 1 if size == "minimum" else spec.beats
         length = spec.lanes * int(rng.integers(1, most + 1))
+        if size == "small" and rng.random() < 0.3:
+            # As many of the shortest groups as fill the buffer when nobody takes results.
+            groups, length = spec.beats + int(rng.integers(4, 12)), spec.lanes
     return _work(spec, rng, _groups(spec, rng, groups, length))
 
 

@@ -158,7 +158,7 @@ def _moved(
         moved = Signal(width, name=f"{name}_down_{weight}")
         m.d.comb += moved.eq(legs)
         y = moved
-    return Cat(y, above & kept.replicate(len(above)))
+    return Cat(y, above & kept.replicate(len(above))) if len(above) else y
 
 
 def _add_addend(m: Module, name: str, width: int, row: Value, addend: Value, take: Value) -> Value:

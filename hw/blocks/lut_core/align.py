@@ -6,13 +6,14 @@ rounded to nearest, ties to even, and given its sign; see ``floating`` for what 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.lib.accumulator import digits
-from hw.lib.floats import shift_right_sticky, unpack
+from hw.lib.floats import NO, Unpacked, shift_right_sticky, unpack
 
 
 class Aligner:
@@ -43,18 +44,27 @@ class Aligner:
         wrong: Value = Signal(name=f"wrong_{row}")
         m.d.comb += wrong.eq(Cat(*special).any())
         highest = self._highest(codes, given)
+        parts = [
+            unpack(m, f"lane_{row}_{i}", spec.activations.form, code)
+            for i, code in enumerate(codes)
+        ]
         if spec.pipeline.front > 1:
-            codes = [self._held(code, f"code_{row}_{i}") for i, code in enumerate(codes)]
+            parts = [self._parts_held(part, f"lane_{row}_{i}") for i, part in enumerate(parts)]
             wrong = self._held(wrong, f"wrong_{row}_q")
             highest = self._held(highest, f"highest_{row}_q")
-        self.codes = codes
+        self.parts = parts
         self.outputs: dict[str, Value] = {}
         self.exponent = self._exponent(highest)
         self.outputs["invalid"] = self._invalid(wrong)
 
     def lanes(self) -> list[Value]:
         """The integers."""
-        return [self._aligned(code, lane) for lane, code in enumerate(self.codes)]
+        return [self._aligned(parts, lane) for lane, parts in enumerate(self.parts)]
+
+    def _parts_held(self, parts: Unpacked, name: str) -> Unpacked:
+        """Behind the register in the midst, where every code is finite."""
+        finite = replace(parts, zero=NO, nan=NO, inf=NO)
+        return finite.through(lambda field, value: self._held(value, f"{name}_{field}_q"))
 
     def _held(self, value: Value, name: str) -> Value:
         if isinstance(value, Const):
@@ -159,10 +169,9 @@ class Aligner:
             self.m.d.sync += seen.eq(now)
         return seen if self.spec.pipeline.front else now
 
-    def _aligned(self, code: Value, lane: int) -> Value:
+    def _aligned(self, parts: Unpacked, lane: int) -> Value:
         m, a = self.m, self.spec.activations
         name = f"{self.row}_{lane}"
-        parts = unpack(m, f"lane_{name}", a.form, code)
         kept = a.widest - 1  # bits of a magnitude
         below = max(len(parts.significand) - kept, 1)
         placed = Cat(Const(0, kept + below - len(parts.significand)), parts.significand)

@@ -19,7 +19,7 @@ from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.front import Decoded, Front, Plan, Scale, moved_up, product
 from hw.blocks.mx_core.spec import MxCoreSpec
 from hw.lib.cuts import Cuts
-from hw.lib.float_accumulator import Term, accumulate
+from hw.lib.float_accumulator import Term, accumulate, equals
 from hw.lib.floats import NO
 from hw.lib.gemm_shell import design
 from hw.lib.heap import Bit, Heap
@@ -248,7 +248,7 @@ class Column(wiring.Component):
             whole: Value = Const(0, size + COARSE * (places - 1))
             for digit in range(places):
                 line = Signal(name=f"{name}_digit_at_{digit}")
-                m.d.comb += line.eq(power[COARSE.bit_length() - 1 :] == digit)
+                m.d.comb += line.eq(equals(power[COARSE.bit_length() - 1 :], digit))
                 whole = whole | Cat(Const(0, COARSE * digit), line.replicate(size) & term)
                 counts[digit].add_bit(line & sign, 0, time=DIGIT_TIME)
             placed = Signal(len(whole), name=f"{name}_placed")
@@ -284,7 +284,7 @@ class Column(wiring.Component):
         size = len(value) + most
         chosen: Value = Const(0, size)
         for number in range(most + 1):
-            line = power == number
+            line = equals(power, number)
             chosen = chosen | (line.replicate(size) & Cat(Const(0, number), value)[:size])
         return chosen
 

@@ -239,9 +239,9 @@ class Sums:
         """The results of one job, by field, ``int64`` of shape ``(M, N, …)``.
 
         Args:
-            values: ``(steps, M, N)`` integers, Python's own where 63 bits do not hold them. Those of
-                terms that are no numbers leave their mark in ``o`` and ``exponent``, which then
-                mean nothing.
+            values: ``(steps, M, N)`` integers, Python's own where 63 bits do not hold them. Those
+                of terms that are no numbers leave their mark in ``o`` and ``exponent``, which
+                then mean nothing.
             codes: ``(steps, M, N)``, or what broadcasts to it.
             nan, pinf, ninf: flags of terms; None for never.
         """
@@ -346,7 +346,7 @@ class Flags:
 
     def over_steps(self) -> Flags:
         """Of a whole job."""
-        return Flags(self.nan.any(axis=0), self.pinf.any(axis=0), self.ninf.any(axis=0))
+        return Flags(*(np.any(flag, axis=0) for flag in (self.nan, self.pinf, self.ninf)))
 
     def resolved(self) -> Flags:
         """No more than one of them."""
@@ -356,6 +356,8 @@ class Flags:
 
 LEAST = FP32.min_exponent - FP32.mantissa_bits
 """Exponent of FP32's smallest number: every one is a multiple of ``2^LEAST``."""
+INFINITY = FP32.max_code + 1
+"""FP32's code of infinity; with the mantissa's highest bit it is the canonical NaN."""
 
 
 def _scaled(values: np.ndarray, powers: np.ndarray) -> np.ndarray:
@@ -403,9 +405,8 @@ def _codes(numbers: np.ndarray, flags: Flags) -> np.ndarray:
         code = (shift << FP32.mantissa_bits) + (magnitude >> shift)
         return code | (value < 0) << 31
 
-    assert FP32.inf_code is not None and FP32.nan_code is not None  # noqa: S101  (for mypy)
     found = np.where(flags.any, 0, numbers)
     result = np.asarray(np.frompyfunc(one, 1, 1)(found), dtype=object).astype(np.int64)
-    result = np.where(flags.pinf, FP32.inf_code, result)
-    result = np.where(flags.ninf, FP32.inf_code | 1 << 31, result)
-    return np.where(flags.nan, FP32.nan_code, result)
+    result = np.where(flags.pinf, INFINITY, result)
+    result = np.where(flags.ninf, INFINITY | 1 << 31, result)
+    return np.where(flags.nan, INFINITY | 1 << (FP32.mantissa_bits - 1), result)

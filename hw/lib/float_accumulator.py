@@ -7,8 +7,8 @@ third of a full shifter and leaves time for the addition; a term is brought to i
 somewhere in the top digit of 33 bits, and a sticky bit; it is rounded when it is used:
 
 1. The place of the leading one in the top digit says which bits FP32 keeps. Those below become
-   copies of ``up``, what rounding adds, so that a carry into the lowest bit of the addition, however
-   far below, is a carry into the lowest bit that is kept: rounding costs no adder of its own.
+   copies of ``up``, what rounding adds, so that a carry into the lowest bit of the addition, far
+   below, is a carry into the lowest bit that is kept: rounding costs no adder of its own.
 2. State and term are aligned at their top digits, the lower one is moved down. By one digit it
    loses nothing; by more, and the sum has its leading one no lower than the second digit, so that
    what falls out matters to a sticky bit alone.
@@ -171,6 +171,11 @@ def _copies(bit: Value, count: int) -> Value:
     return bit.replicate(count) if count else Const(0, 0)
 
 
+def equals(value: Value, number: int) -> Value:
+    """Whether a value is that number; of 0 in the form that linters take for what it is."""
+    return value == number if number else ~value.any()
+
+
 def _moved(value: Value, by: int, low: Value = NO) -> Value:
     """Two's complement bits moved down ``by`` places, or up where negative, of the same width."""
     width = len(value)
@@ -208,7 +213,9 @@ class _Running(_Kind):
         x = x[:-1]
         top = min((width - 1) // DIGIT, (1 << sums.digits) - 1)
         # Moves by 1 … top digits, then by more: nothing but the sign is left.
-        lines = [self.signal(1, f"up_{i}", hold & rises & (x == i - 1)) for i in range(1, top + 1)]
+        lines = [
+            self.signal(1, f"up_{i}", hold & rises & equals(x, i - 1)) for i in range(1, top + 1)
+        ]
         over = self.signal(1, "up_over", hold & rises & (x >= top))
         stay = self.signal(1, "stay", hold & ~rises)
         kept = self.signal(
@@ -238,9 +245,9 @@ class _Running(_Kind):
 
         low = ~x
         falls = self.signal(1, "falls", hold & ~rises)
-        d_lines = [(self.signal(1, "down_0", ~falls | (low == 0)), at(0))]
+        d_lines = [(self.signal(1, "down_0", ~falls | equals(low, 0)), at(0))]
         for i in range(1, d_top + 1):
-            d_lines.append((self.signal(1, f"down_{i}", falls & (low == i)), at(i)))
+            d_lines.append((self.signal(1, f"down_{i}", falls & equals(low, i)), at(i)))
         d_over = self.signal(1, "down_over", falls & (low > d_top))
         d_lines.append((d_over, _copies(placed[-1], shown)))
         aligned = self.signal(shown, "aligned", _choose(d_lines))
@@ -261,9 +268,7 @@ class _Running(_Kind):
         )
         weight = self.signal(len(exponent) + 3, "weight", Cat(Const(0, 3), exponent))
         weight_of_0 = Signal(
-            floats._signed(  # noqa: SLF001  (the same shapes)
-                sums.first_bit, sums.first_bit + (DIGIT << len(exponent))
-            ),
+            floats._signed(sums.first_bit, sums.first_bit + (DIGIT << len(exponent))),
             name=f"{self.name}_weight_of_0",
         )
         self.m.d.comb += weight_of_0.eq(weight + sums.first_bit)
@@ -392,14 +397,14 @@ class _Fp32(_Kind):
         d_wide = Cat(_copies(NO, size - len(value)), value)
         stay = self.signal(1, "stay", number & ~rises)
         s_lines = [(stay, s_wide)]
-        d_lines = [(self.signal(1, "down_0", rises | (low == 0)), d_wide)]
+        d_lines = [(self.signal(1, "down_0", rises | equals(low, 0)), d_wide)]
         s_lost, d_lost = [], []
         for i in range(1, total_digits + 1):
             last = i == total_digits
             s_line = self.signal(
-                1, f"up_{i}", number & rises & ((down >= i - 1) if last else (down == i - 1))
+                1, f"up_{i}", number & rises & ((down >= i - 1) if last else equals(down, i - 1))
             )
-            d_line = self.signal(1, f"down_{i}", ~rises & ((low >= i) if last else (low == i)))
+            d_line = self.signal(1, f"down_{i}", ~rises & ((low >= i) if last else equals(low, i)))
             s_lines.append((s_line, _moved(s_wide, DIGIT * i)))
             d_lines.append((d_line, _moved(d_wide, DIGIT * i)))
             lost = DIGIT * i - (size - STATE)
@@ -448,7 +453,7 @@ class _Fp32(_Kind):
         self.load(state, _choose(s_next))
         self.load(place, next_place)
         self.load(sticky, fell | Cat(*lost_next, NO).any())
-        self.load(at_least, next_place == self.least)
+        self.load(at_least, equals(next_place, self.least))
         code = self._code(rounded, up, picks, alike, place, state[-1])
         return {"o": self.taken(self._with_specials(code, nan, inf_now), "o")}
 
@@ -524,7 +529,7 @@ class _Fp32(_Kind):
             return NO
         # At ``over_digit`` leading ones at places up to over_place are too much; the place below
         # is, if all of its 24 bits are ones and rounded up (negative: zeros, and not).
-        here = self.signal(1, "over_here", place == self.over_digit)
+        here = self.signal(1, "over_here", equals(place, self.over_digit))
         beyond = self.signal(1, "over_beyond", place > self.over_digit)
         over = beyond & ~alike[DIGIT]
         if self.over_place:

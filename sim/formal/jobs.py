@@ -197,7 +197,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
     finishing = "".join(f" + (p_valid_{i} & p_last_{i})" for i in stages)
     finishing += "".join(f" + p_held_{i}" for i in range(tail))
     helpers = {
-        "h_jobs": "jobs in flight are the active one, those in the columns' registers, the result",
+        "h_jobs": "jobs in flight are the active one, those in the heap's registers, the results",
         "h_counters": "the counters are those of the latest job",
         f"h_{a}": "beats owed are steps to fire less beats held",
         "h_i_w": "the same for weights",

@@ -1,20 +1,17 @@
-"""Accumulators of floating cores against their reference, step by step, and it against fractions."""
+"""Accumulators of floating cores against their reference, after every step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 
 from hw.block import Design
 from hw.blocks.mac_core.spec import MacCoreSpec
-from hw.errors import Problem
-from hw.formats import FP32
 from hw.formats.sums import Accumulator, Sums, Terms
 from hw.lib.float_accumulator import Term, accumulate
 from hw.lib.gemm_shell import component_streams, field_slice

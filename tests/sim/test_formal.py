@@ -57,7 +57,10 @@ DAILY = {
 }
 """What every run of the tests proves; `make formal` and the nightly tests prove the rest."""
 
-NIGHTLY_CONTROL = {("bitserial_core", name) for name in ("twos", "odd", "wide")}
+NIGHTLY_CONTROL = {
+    *(("bitserial_core", name) for name in ("twos", "odd", "wide")),
+    *(("mx_core", name) for name in ("powers", "infinite")),
+}
 """Specifications whose control is left to the nightly tests."""
 
 QUICK = list(proofs())

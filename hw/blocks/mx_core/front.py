@@ -12,9 +12,9 @@ from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.spec import Elements, MxCoreSpec
 from hw.formats import FloatFormat
 from hw.lib import floats
+from hw.lib.cuts import Cuts
 from hw.lib.gemm_shell import Shared, field_slice
 from hw.lib.heap import Heap
-from hw.lib.cuts import Cuts
 
 MOST_MOVED = 2
 """Activations whose significands move by no more than this come to the columns as integers."""
@@ -180,12 +180,8 @@ class Front(wiring.Component):
         scales = field_slice(self.stream, held, "a_scale")
         values: dict[str, list[Value]] = {name: [] for name in self.plan.shared.outputs}
         for row in range(spec.tile.m):
-            lanes = [
-                codes.word_select(row * k + lane, spec.a_elements.width) for lane in range(k)
-            ]
-            scale = Scale(
-                m, f"scale_{row}", spec.scale, scales.word_select(row, spec.scale.width)
-            )
+            lanes = [codes.word_select(row * k + lane, spec.a_elements.width) for lane in range(k)]
+            scale = Scale(m, f"scale_{row}", spec.scale, scales.word_select(row, spec.scale.width))
             nan = [scale.nan]
             if self.plan.tables:
                 self._tables(m, row, lanes, values)

@@ -124,7 +124,7 @@ def integers(elements: Elements, codes: np.ndarray) -> np.ndarray:
 
 
 def scale_parts(spec: MxCoreSpec, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Significand, non-negative power and NaN of scale codes; a NaN is as the number it would be."""
+    """Significand, non-negative power and NaN of scale codes; a NaN is the number it would be."""
     parts = spec.scale.fields(codes)
     least = spec.scale.min_exponent - spec.scale.mantissa_bits
     return parts.significand, parts.power - least, spec.scale.is_nan(codes)
@@ -136,7 +136,7 @@ def _flags(elements: Elements, codes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if isinstance(form, IntegerFormat):
         nothing = np.zeros(np.shape(codes), dtype=bool)
         return nothing, nothing
-    return form.is_nan(codes), form.is_inf(codes)
+    return np.asarray(form.is_nan(codes)), np.asarray(form.is_inf(codes))
 
 
 def _dot(a: np.ndarray, w: np.ndarray, largest: int) -> np.ndarray:
@@ -171,10 +171,11 @@ def block_sums(spec: MxCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
         "values": values * (a_sig[:, :, None] * w_sig[:, None, :]),
         "codes": a_power[:, :, None] + w_power[:, None, :],
     }
-    nan = a_nan[:, :, None] | w_nan[:, None, :]
+    nan: np.ndarray = a_nan[:, :, None] | w_nan[:, None, :]
     element_nan_a, inf_a = _flags(spec.a_elements, a_codes)
     element_nan_w, inf_w = _flags(spec.w_elements, w_codes)
-    nan = nan | element_nan_a.any(axis=2)[:, :, None] | element_nan_w.any(axis=2)[:, None, :]
+    nan = nan | np.any(element_nan_a, axis=2)[:, :, None]
+    nan = nan | np.any(element_nan_w, axis=2)[:, None, :]
     plus = minus = np.zeros(nan.shape, dtype=bool)
     if spec.sums.terms.inf:
         # Infinite, zero, positive and negative elements, and how many pairs of them there are.
@@ -200,7 +201,11 @@ def _kinds(elements: Elements, codes: np.ndarray) -> dict[str, np.ndarray]:
     parts = elements.form.fields(codes)
     zero = elements.form.decode(codes) == 0
     some = ~zero & ~nan
-    return {"zero": zero, "positive": some & (parts.sign == 0), "negative": some & (parts.sign == 1)}
+    return {
+        "zero": zero,
+        "positive": some & (parts.sign == 0),
+        "negative": some & (parts.sign == 1),
+    }
 
 
 def gemm_result(spec: MxCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
@@ -327,8 +332,8 @@ def _spoil(spec: MxCoreSpec, rng: np.random.Generator, work: GemmWork) -> None:
 
 
 def corner_works(spec: MxCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, ...]:
-    """Jobs of one step and of two at every end of elements and scales, and all that is no number."""
-    works = []
+    """Jobs of a step or two at every end of elements and scales, and all that is no number."""
+    works: list[GemmWork] = []
     a_ends, w_ends = (_ends(item) for item in (spec.a_elements, spec.w_elements))
     top = spec.scale.max_code
     middle = top // 2
@@ -375,8 +380,8 @@ def _constant(
     )
 
 
-MOST_PAIRS = 1 << 14
-"""Pairs of element codes beyond which :func:`exhaustive_works` gives up."""
+MOST_JOBS = 1 << 11
+"""Jobs beyond which :func:`exhaustive_works` gives up."""
 
 
 def exhaustive_works(spec: MxCoreSpec) -> tuple[GemmWork, ...] | None:
@@ -384,11 +389,11 @@ def exhaustive_works(spec: MxCoreSpec) -> tuple[GemmWork, ...] | None:
     scales in the middle and at the ends. None if there are too many."""
     tile = spec.tile
     a_all, w_all = (_all_codes(item) for item in (spec.a_elements, spec.w_elements))
-    if len(a_all) * len(w_all) > MOST_PAIRS:
+    if -(-len(a_all) // tile.m) * -(-len(w_all) // tile.n) > MOST_JOBS:
         return None
     top = spec.scale.max_code
     scales = [(top // 2, top // 2), (0, 0), (top, top), (top // 2, top)]
-    works = []
+    works: list[GemmWork] = []
     lane = 0
     for start_a in range(0, len(a_all), tile.m):
         for start_w in range(0, len(w_all), tile.n):

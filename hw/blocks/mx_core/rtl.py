@@ -18,8 +18,9 @@ from hw.block import Design
 from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.front import Decoded, Front, Plan, Scale, moved_up, product
 from hw.blocks.mx_core.spec import MxCoreSpec
-from hw.lib.cuts import Cuts, moments
-from hw.lib.float_accumulator import NO, Term, accumulate
+from hw.lib.cuts import Cuts
+from hw.lib.float_accumulator import Term, accumulate, equals
+from hw.lib.floats import NO
 from hw.lib.gemm_shell import design
 from hw.lib.heap import Bit, Heap
 from hw.lib.passes import PlanePasses
@@ -27,6 +28,10 @@ from hw.lib.passes import PlanePasses
 # Estimated delays in full adders: a looked-up term behind the registers, a product of one digit,
 # every further digit, a move, an exclusive or, an AND with a factor.
 SELECT, DIGIT_TIME, MORE, MOVE, XOR, FACTOR = 3.0, 3.5, 2.0, 1.2, 0.6, 0.5
+COARSE, WIDE = 8, 16
+"""Products that move by as much as ``WIDE`` go to digits of ``COARSE`` bits in the end."""
+EARLY = {"running": 4.0, "fixed": 4.0, "fp32": 6.0}
+"""How long before a block's sum is there the last register can come, by the accumulator behind."""
 
 
 class Column(wiring.Component):
@@ -75,8 +80,12 @@ class Column(wiring.Component):
             self._prepare(scratch, w, w_scale)
             trial = self._value(scratch, Cuts(scratch), 0)
             Fragment.get(scratch, None)  # Amaranth warns of modules that nobody elaborates.
-            resolved = max(bit.time for bit in trial)
-            when = moments(pipeline.heap, resolved, len(trial), pipeline.placement)
+            # Few bits more cross a cut before the carries have all rippled through, and what comes
+            # behind it has that time to spare.
+            last = max(bit.time for bit in trial)
+            if pipeline.placement == "speed":
+                last = max(last - EARLY[spec.sums.kind], last / 2)
+            when = tuple(last * (index + 1) / pipeline.heap for index in range(pipeline.heap))
             cuts = Cuts(m, when, self.cut_en[: pipeline.heap])
         self._prepare(m, w, w_scale)
         results: list[dict[str, Value]] = []
@@ -122,8 +131,12 @@ class Column(wiring.Component):
         nan = [self._scale.nan]
         if plan.tables:
             self._selects = [
-                [self._lines(m, f"select_{plane}_{pair[0]}", [codes[lane][plane] for lane in pair])
-                 for pair in plan.pairs()]
+                [
+                    self._lines(
+                        m, f"select_{plane}_{pair[0]}", [codes[lane][plane] for lane in pair]
+                    )
+                    for pair in plan.pairs()
+                ]
                 for plane in range(bits)
             ]
         else:
@@ -169,10 +182,8 @@ class Column(wiring.Component):
             low, high = -(-terms.low // factor**2), terms.high // factor**2
             bits = max((~low).bit_length(), high.bit_length()) + 1
         heap = Heap(m, f"m{row}_heap", bits, cuts)
-        if self.plan.tables:
-            found = self._looked_up(m, heap, row)
-        else:
-            found = self._products(m, heap, row)
+        make = self._looked_up if self.plan.tables else self._products
+        found = make(m, heap, row)
         return found if factor == 1 else self._scaled(m, cuts, row, found)
 
     def _looked_up(self, m: Module, heap: Heap, row: int) -> list[Bit]:
@@ -199,12 +210,22 @@ class Column(wiring.Component):
         return [Bit(~bit.value, bit.time, bit.stage) for bit in heap.resolve()]
 
     def _products(self, m: Module, heap: Heap, row: int) -> list[Bit]:
-        """Products of significands at their places, complemented where they are negative."""
+        """Products of significands at their places, complemented where they are negative.
+
+        ``−x = ~x + 1 − 2^bits``: negative signs are counted, once for both. Wide moves are made in
+        two: by less than a digit before the sign, and to one of a few digits behind it, where a bit
+        has two digits that it can come from; signs are then counted digit by digit.
+        """
         plan, k = self.plan, self.spec.tile.k
         width = plan.a_bits + plan.w_bits
         most = plan.a_power + plan.w_power
-        time = DIGIT_TIME + MORE * (plan.digits - 1) + MOVE * most.bit_length() + XOR
-        signs = []
+        places = most // COARSE + 1 if most >= WIDE else 1
+        fine = most if places == 1 else COARSE - 1
+        time = DIGIT_TIME + MORE * (plan.digits - 1) + MOVE * fine.bit_length() + XOR
+        counts = [
+            Heap(m, f"m{row}_signs_{digit}", k.bit_length(), heap.cuts) for digit in range(places)
+        ]
+        size = width + fine
         for lane in range(k):
             name = f"product_{row}_{lane}"
             weight, place = self._weights[lane], row * k + lane
@@ -212,47 +233,60 @@ class Column(wiring.Component):
             triple = self.a3.word_select(place, plan.a_bits + 2) if plan.w_bits > 1 else None
             made = Signal(width, name=name)
             m.d.comb += made.eq(product(m, name, value, triple, self._digits[lane], width))
-            moved = self._moved(m, name, made, weight, place, most)
+            power = self._power(m, name, weight, place, most)
+            moved = self._moved(m, name, made, power, fine)
             sign = Signal(name=f"{name}_sign")
-            term = Signal(len(moved), name=f"{name}_term")
+            term = Signal(size, name=f"{name}_term")
             m.d.comb += [
                 sign.eq(self.a_sign[place] ^ weight.sign),
-                term.eq(moved ^ sign.replicate(len(moved))),
+                term.eq(moved ^ sign.replicate(size)),
             ]
-            heap.add(term, time=time)
-            signs.append(sign)
-        # −x = ~x + 1 − 2^bits: the signs are counted once, for both.
-        count = Heap(m, f"m{row}_signs", k.bit_length(), heap.cuts)
-        for sign in signs:
-            count.add_bit(sign, 0, time=1.0)
-        for column, bit in enumerate(count.resolve()):
-            heap.add_bit(bit.value, column, time=bit.time, stage=bit.stage)
-            top = column + len(term)
-            if top < heap.width:
-                heap.add_bit(~bit.value, top, time=bit.time, stage=bit.stage)
-                heap.const -= 1 << top
+            if places == 1:
+                heap.add(term, time=time)
+                counts[0].add_bit(sign, 0, time=1.0)
+                continue
+            whole: Value = Const(0, size + COARSE * (places - 1))
+            for digit in range(places):
+                line = Signal(name=f"{name}_digit_at_{digit}")
+                m.d.comb += line.eq(equals(power[COARSE.bit_length() - 1 :], digit))
+                whole = whole | Cat(Const(0, COARSE * digit), line.replicate(size) & term)
+                counts[digit].add_bit(line & sign, 0, time=DIGIT_TIME)
+            placed = Signal(len(whole), name=f"{name}_placed")
+            m.d.comb += placed.eq(whole)
+            heap.add(placed, time=time + MOVE)
+        for digit, count in enumerate(counts):
+            for column, bit in enumerate(count.resolve(), COARSE * digit):
+                heap.add_bit(bit.value, column, time=bit.time, stage=bit.stage)
+                top = column + size
+                if top < heap.width:
+                    heap.add_bit(~bit.value, top, time=bit.time, stage=bit.stage)
+                    heap.const -= 1 << top
         return heap.resolve()
 
-    def _moved(
-        self, m: Module, name: str, value: Value, weight: Decoded, place: int, most: int
-    ) -> Value:
-        """A product moved up by the exponents that are still to be applied."""
+    def _power(self, m: Module, name: str, weight: Decoded, place: int, most: int) -> Value:
+        """The exponents of a product that are still to be applied."""
         plan = self.plan
+        if not plan.a_power:
+            return weight.power
+        power = Signal(most.bit_length(), name=f"{name}_power")
+        total: Value = self.a_power.word_select(place, plan.power_bits)
+        if plan.w_power:
+            total = total + weight.power
+        m.d.comb += power.eq(total)
+        return power
+
+    def _moved(self, m: Module, name: str, value: Value, power: Value, most: int) -> Value:
+        """A product moved up by no more than ``most``."""
         if not most:
             return value
-        if not plan.a_power and most <= 2:
-            size = len(value) + most
-            chosen: Value = Const(0, size)
-            for power in range(most + 1):
-                line = weight.power == power
-                chosen = chosen | (line.replicate(size) & Cat(Const(0, power), value)[:size])
-            return chosen
-        power = Signal(most.bit_length(), name=f"{name}_power")
-        total: Value = weight.power if plan.w_power else Const(0, 1)
-        if plan.a_power:
-            total = total + self.a_power.word_select(place, plan.power_bits)
-        m.d.comb += power.eq(total)
-        return moved_up(m, f"{name}_up", value, power, most)
+        if most > 2 or self.plan.a_power:
+            return moved_up(m, f"{name}_up", value, power, most)
+        size = len(value) + most
+        chosen: Value = Const(0, size)
+        for number in range(most + 1):
+            line = equals(power, number)
+            chosen = chosen | (line.replicate(size) & Cat(Const(0, number), value)[:size])
+        return chosen
 
     def _scaled(self, m: Module, cuts: Cuts, row: int, value: list[Bit]) -> list[Bit]:
         """Times the significands of both scales."""

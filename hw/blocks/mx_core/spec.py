@@ -233,8 +233,6 @@ class MxCoreSpec(GemmSpec):
         if self.tile.k != a.block:
             rule = f"must be {a.block}, the block of {a.name}: a step is one block"
             yield Problem(("tile", "k"), rule, self.tile.k)
-        elif self.max_k % a.block:
-            yield Problem(("max_k",), f"must be a multiple of the block of {a.block}", self.max_k)
         if self.addend:
             yield Problem(("addend",), "must be false: rounded sums have no addend", True)
         if a.scale == w.scale and self.max_k >= self.tile.k:

@@ -369,10 +369,10 @@ class _Fp32(_Kind):
         state = self.state(STATE, "s")
         sticky = self.state(1, "t")
         place = self.state(bits, "p")
-        at_least = self.signal(1, "at_least", equals(place, self.least))
+        at_least = self.state(1, "least")
 
-        rounded, up, picks, leading = self._rounding(state, sticky, at_least)
-        over = self._overflow(state, place, up, leading)
+        rounded, up, picks, alike = self._rounding(state, sticky, at_least)
+        over = self._overflow(state, place, up, alike)
         nan, pinf, ninf = (self.state(1, key) for key in ("nan", "pinf", "ninf"))
         some_inf = self.signal(1, "some_inf", pinf | ninf)
         inf_now = {
@@ -383,8 +383,9 @@ class _Fp32(_Kind):
             self.load(register, (inf_now[key] & hold) | flags.get(key, NO))
         self.load(nan, (nan & hold) | flags.get("nan", NO))
 
-        # Beside an infinity the state goes on as it is: nobody asks for it any more.
-        before = self.signal(bits, "before", Mux(hold, place, self.least))
+        # What was an infinity goes on as 0: it is one for good.
+        number = self.signal(1, "number", hold & ~inf_now["pinf"] & ~inf_now["ninf"])
+        before = self.signal(bits, "before", Mux(number, place, self.least))
         x = self.signal(bits + 1, "x")
         m.d.comb += x.eq(digit - before - 1)
         rises = self.signal(1, "rises", ~x[-1])
@@ -394,14 +395,14 @@ class _Fp32(_Kind):
         # The state moves down where the term's digit is higher, else the term.
         s_wide = Cat(_copies(up, size - STATE), rounded)
         d_wide = Cat(_copies(NO, size - len(value)), value)
-        stay = self.signal(1, "stay", hold & ~rises)
+        stay = self.signal(1, "stay", number & ~rises)
         s_lines = [(stay, s_wide)]
         d_lines = [(self.signal(1, "down_0", rises | equals(low, 0)), d_wide)]
         s_lost, d_lost = [], []
         for i in range(1, total_digits + 1):
             last = i == total_digits
             s_line = self.signal(
-                1, f"up_{i}", hold & rises & ((down >= i - 1) if last else equals(down, i - 1))
+                1, f"up_{i}", number & rises & ((down >= i - 1) if last else equals(down, i - 1))
             )
             d_line = self.signal(1, f"down_{i}", ~rises & ((low >= i) if last else equals(low, i)))
             s_lines.append((s_line, _moved(s_wide, DIGIT * i)))
@@ -417,7 +418,7 @@ class _Fp32(_Kind):
         fell = self.signal(1, "fell", s_fell | Cat(*d_lost, NO).any())
         s_kept = self.signal(size, "s_kept", _choose(s_lines))
         d_kept = self.signal(size, "d_kept", _choose(d_lines))
-        carry = self.signal(1, "carry", up & hold & ~s_fell)
+        carry = self.signal(1, "carry", up & number & ~s_fell)
         total = self.add("total", Cat(s_kept, s_kept[-1]), Cat(d_kept, d_kept[-1]), carry)
 
         # Leave out digits that are copies of the sign, but none below the least.
@@ -426,11 +427,10 @@ class _Fp32(_Kind):
         sign = total[-1]
         alike_from = []
         for k in range(1, total_digits + 1):
-            # The sign comes last; what it chooses from is there before.
-            part = total[size - 1 - DIGIT * k : size - 1]
-            alike = self.signal(1, f"alike_over_{k}", Mux(sign, part.all(), ~part.any()))
-            enough = self.signal(1, f"enough_{k}", higher >= self.least + k)
-            alike_from.append(self.signal(1, f"empty_{k}", alike & ~grows & enough))
+            part = total[size - 1 - DIGIT * k : size - 1] ^ sign.replicate(DIGIT * k)
+            alike_from.append(
+                self.signal(1, f"empty_{k}", ~part.any() & ~grows & (higher >= self.least + k))
+            )
         choices = [(grows, -1)]
         for k in range(total_digits + 1):
             own = ~grows if k == 0 else alike_from[k - 1]
@@ -447,16 +447,14 @@ class _Fp32(_Kind):
             else:
                 bits_of = Cat(_copies(NO, -start), total[: STATE + start])
             s_next.append((line, bits_of))
-            moved = self.signal(bits, f"higher_{k + 1}", (higher - k)[:bits])
-            if k == total_digits:
-                # All bits are alike: −1, or 0, which has the least digit.
-                p_next.append((line & ~sign, Const(self.least, bits)))
-                line = line & sign
-            p_next.append((line, moved))
+            p_next.append((line, (higher - k)[:bits]))
+        zero = self.signal(1, "zero", ~total.any())
+        next_place = self.signal(bits, "next_place", Mux(zero, self.least, _choose(p_next)))
         self.load(state, _choose(s_next))
-        self.load(place, _choose(p_next))
+        self.load(place, next_place)
         self.load(sticky, fell | Cat(*lost_next, NO).any())
-        code = self._code(rounded, up, picks, leading, place, state[-1])
+        self.load(at_least, equals(next_place, self.least))
+        code = self._code(rounded, up, picks, alike, place, state[-1])
         return {"o": self.taken(self._with_specials(code, nan, inf_now), "o")}
 
     def _term(self, term: Term) -> tuple[Value, Value]:

@@ -401,7 +401,7 @@ def compare(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare cores: area, everything charged, delay, cycles, bits and error.
+    """Compare cores: area, everything charged, cycles, bits and error.
 
     Every core goes through the same synthesis, with the units that scale its results and quantize
     its activations beside it, the same mapping of a model and the same real layer.

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,11 @@ from hw.errors import Problem
 from hw.lazy import np
 from hw.spec import BlockSpec, Memory, Part
 from hw.streams import Stream, StreamField
+
+if TYPE_CHECKING:
+    from hw.formats import BlockFormat, FloatFormat
+
+    Format = FloatFormat | BlockFormat
 
 
 class Tile(Part):
@@ -44,7 +49,7 @@ class Pipeline(Part):
     """Registers besides those of the ports and the accumulators."""
 
     front: int = Field(0, ge=0, le=1, description="1: a register behind the shared front end")
-    heap: int = Field(0, ge=0, le=4, description="registers through the columns' heaps")
+    heap: int = Field(0, ge=0, le=5, description="registers through the columns' heaps")
     placement: Literal["speed", "area"] = Field(
         "speed",
         description="heap registers at even times, or the last behind the finished sum, where the "
@@ -132,6 +137,11 @@ class GemmSpec(BlockSpec):
         return {}
 
     @property
+    def operand_formats(self) -> tuple[Format | None, Format | None]:
+        """Number formats of A and of W; None for integers, whose scales are outside."""
+        return None, None
+
+    @property
     def result_bits(self) -> int:
         """Width of a result, and of an addend."""
         raise NotImplementedError
@@ -168,7 +178,7 @@ class GemmSpec(BlockSpec):
         """Passes over the K steps that a job makes."""
         return passes(self, job.weight_bits)
 
-    def operand_reads(self, weight_bits: int) -> tuple[int, int]:
+    def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
         """How often a job takes all of its activations, and all of its weights."""
         return passes(self, weight_bits), 1
 

@@ -7,7 +7,7 @@ exact.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from pydantic import Field
 
@@ -74,6 +74,11 @@ class IntegerGemmSpec(GemmSpec):
         return range(least, self.max_weight_bits + 1)
 
     @property
+    def exact(self) -> bool:
+        """Whether A holds integers and results are their exact product with W."""
+        return True
+
+    @property
     def activation_width(self) -> int:
         return self.activations.widest
 
@@ -121,6 +126,11 @@ class IntegerGemmSpec(GemmSpec):
             )
 
 
+def is_exact(spec: object) -> TypeGuard[IntegerGemmSpec]:
+    """Whether a specification is of an integer core that multiplies integers, see ``exact``."""
+    return isinstance(spec, IntegerGemmSpec) and spec.exact
+
+
 def weight_range(encoding: Encoding, bits: int, zero_point: int = 0) -> tuple[int, int]:
     """Smallest and largest weight value of an encoding (ALGORITHMS: q' = 2q − (2^B − 1))."""
     if encoding == "ternary":
@@ -141,7 +151,9 @@ def weight_magnitude(encoding: Encoding, bits: int) -> int:
 
 
 def activation_range(spec: IntegerGemmSpec, bits: int) -> tuple[int, int]:
-    """Smallest and largest activation of a width."""
+    """Smallest and largest activation of a width; of floats, smallest and largest code."""
+    if not spec.exact:
+        return 0, (1 << bits) - 1
     return weight_range(spec.activations.code, bits)
 
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from hw.block import block, spec_from_dict
 from hw.errors import Problem, SpecError
 from hw.spec import BlockSpec, part_of
-from rtl_gen.errors import FileProblem, SpecFileError
+from rtl_gen.errors import FileProblem, InputError, SpecFileError
 from rtl_gen.reserved import name_problems
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "SpecFileError", "load_spec", "read_spec"]
@@ -62,6 +62,28 @@ def load_spec(path: Path | str) -> BlockSpec:
             path, [FileProblem(line, column, f"must be UTF-8 text, got byte 0x{found:02x}")]
         ) from None
     return read_spec(text, str(path))
+
+
+def load_specs(paths: Iterable[Path | str]) -> list[BlockSpec]:
+    """The specifications in several files.
+
+    Raises:
+        InputError: with every error of every file; two specifications of one name.
+    """
+    problems: list[str] = []
+    found: dict[str, tuple[Path | str, BlockSpec]] = {}
+    for path in paths:
+        try:
+            spec = load_spec(path)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        first, _ = found.setdefault(spec.name, (path, spec))
+        if first is not path:
+            problems.append(f"{path}: name: must differ from that in {first}, got {spec.name!r}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return [spec for _, spec in found.values()]
 
 
 def read_spec(text: str, file: str = "<spec>") -> BlockSpec:

@@ -17,7 +17,7 @@ import numpy as np
 from hw import gemm
 from hw.block import block
 from hw.gemm import Further, GemmSpec, GemmWork, Job
-from hw.integers import IntegerGemmSpec
+from hw.integers import is_exact
 from hw.streams import Stream
 from sim import source
 from sim.harness.beats import Packed, Run
@@ -54,7 +54,6 @@ class GemmPlan:
     Attributes:
         a, w, z, c, extra: operands padded to whole tiles.
         parts: K steps of each part of K.
-        inputs: packed beats by stream, for :meth:`sim.harness.Model.run`.
         add_after: addend that is added to the results by numpy, None if the core adds it.
         job: what all jobs have in common.
     """
@@ -69,7 +68,11 @@ class GemmPlan:
     job: Job
     extra: Mapping[str, np.ndarray]
     parts: tuple[int, ...]
-    inputs: Mapping[str, Packed]
+
+    @cached_property
+    def inputs(self) -> dict[str, Packed]:
+        """Packed beats by stream, for :meth:`sim.harness.Model.run`."""
+        return _beats(self)
 
     @property
     def m_tiles(self) -> int:
@@ -167,6 +170,13 @@ class GemmPlan:
             found[item.name] = tiles.reshape(self.jobs, tile.m, tile.n, *rest)
         return found
 
+    def product(self) -> np.ndarray:
+        """``A·(W − z)ᵀ`` in integers, without tiles and without the addend: ``(M, N)``."""
+        m, n, k = self.shape
+        w = self.w[:n, :k] if self.z is None else self.w[:n, :k] - self.z[:n, None]
+        product: np.ndarray = self.a[:m, :k] @ w.T
+        return product
+
     def assemble(self, tiles: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Results of all jobs ``(jobs, tile.m, tile.n, …)`` to ``(M, N, …)``, field by field."""
         tile = self.spec.tile
@@ -250,7 +260,7 @@ def tile(
     parts = tuple(min(spec.max_k_steps, steps - done) for done in range(0, steps, spec.max_k_steps))
     a_filler, w_filler = spec.fillers
     outside, inside = _addend(spec, c, (m, n), parts[0])
-    if isinstance(spec, IntegerGemmSpec):
+    if is_exact(spec):
         # The fillers' product is 0, or ±1 · ±1.
         outside = outside - a_filler * w_filler * (steps * core.k - k)
     job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits)
@@ -259,7 +269,7 @@ def tile(
             raise ValueError(f"skip_planes: {spec.block} leaves out no planes")
         golden: Any = block(spec.block).golden
         job = golden.without_zero_planes(spec, GemmWork(job=job, a=a, w=w, z=z)).job
-    plan = GemmPlan(
+    return GemmPlan(
         spec=spec,
         shape=(m, n, k),
         a=_padded(a, (rows, steps * core.k), a_filler),
@@ -270,10 +280,7 @@ def tile(
         job=job,
         extra=_extra(spec, extra or {}, (m, n, k), (rows, columns, steps * core.k)),
         parts=parts,
-        inputs={},
     )
-    object.__setattr__(plan, "inputs", _beats(plan))
-    return plan
 
 
 def _addend(
@@ -283,7 +290,7 @@ def _addend(
     nothing = np.zeros(shape, dtype=np.int64)
     if c is None:
         return nothing, False
-    if not isinstance(spec, IntegerGemmSpec):
+    if not is_exact(spec):
         if not spec.addend:
             raise ValueError("c: the specification has no addend")
         return nothing, True

@@ -382,7 +382,7 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
     Where jobs choose both widths, each width of one operand meets some of the other's.
     """
     golden: Any = block(spec.block).golden
-    if not isinstance(spec, IntegerGemmSpec):
+    if not integers.is_exact(spec):
         return tuple(getattr(golden, "corner_works", lambda *_: ())(spec, rng))
     works = []
     widths, a_widths = range(1, spec.max_weight_bits + 1), spec.activation_bits
@@ -419,7 +419,7 @@ def corners(spec: BlockSpec, rng: np.random.Generator) -> tuple[Any, ...]:
 
 def deepest(spec: BlockSpec, rng: np.random.Generator, *, most_cycles: int) -> Scenario | None:
     """Jobs of the largest K with the operands that drive the accumulator furthest, both ways."""
-    if not isinstance(spec, IntegerGemmSpec):
+    if not integers.is_exact(spec):
         return None
     golden: Any = block(spec.block).golden
     bits = spec.max_weight_bits
@@ -469,7 +469,7 @@ def boundaries(
     Args:
         most_values: an operand that has no more values than this goes through all of them.
     """
-    if not isinstance(spec, IntegerGemmSpec):
+    if not integers.is_exact(spec):
         return
     tile, top = spec.tile, spec.max_weight_bits
     a_low, a_high = spec.activations.low, spec.activations.high
@@ -583,12 +583,17 @@ def exhaustive(spec: BlockSpec, *, most_jobs: int) -> Iterator[Scenario]:
 
     For a GEMM core every pair of a row of A and a row of W (with its zero point) of every width,
     each pair at every place of the tile if that stays within ``most_jobs``, else at one. Other
-    blocks may offer ``golden.exhaustive_works(spec)``, None if there are too many.
+    blocks may offer ``golden.exhaustive_works(spec)``, None if there are too many, and other GEMM
+    cores ``golden.exhaustive_gemms(spec)``, pairs of a name and arguments of ``sim.gemm.tile``.
     """
-    if not isinstance(spec, IntegerGemmSpec):
+    if not integers.is_exact(spec):
         works = getattr(block(spec.block).golden, "exhaustive_works", lambda _: None)(spec)
         if works is not None:
             yield Scenario(name="exhaustive", works=tuple(works))
+        if isinstance(spec, GemmSpec):
+            whole = getattr(block(spec.block).golden, "exhaustive_gemms", lambda _: ())
+            for name, operands in whole(spec):
+                yield Scenario(name=f"exhaustive, {name}", plan=gemm.tile(spec, **operands))
         return
     tile = spec.tile
     a_step = 2 if spec.activations.code == "bipolar" else 1

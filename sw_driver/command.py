@@ -1,4 +1,4 @@
-"""The verbs ``map`` and ``run``."""
+"""The verbs ``map``, ``run``, ``accuracy`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def _widths(
     help="Width of weights; operator=BITS for one operator. Default: the core's widest, 2 for "
     "ternary checkpoints.",
 )
+@click.option(
+    "--activation-bits",
+    metavar="BITS",
+    type=int,
+    help="Width of activations, where jobs choose it.",
+)
 @click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
 @click.option("--group", metavar="G", type=int, help="Elements of K that share a scale.")
 @click.option(
@@ -84,6 +90,7 @@ def map_model(
     context: int | None,
     batch: int,
     weight_bits: tuple[int | None, dict[str, int]],
+    activation_bits: int | None,
     kv_bits: int | None,
     group: int | None,
     buffer_kib: int,
@@ -117,6 +124,7 @@ def map_model(
             group=group,
             buffer_bytes=buffer_kib * 1024,
         ),
+        activation_bits=activation_bits,
         synth_report=synth_report,
     )
     if picture is not None:
@@ -142,6 +150,12 @@ def map_model(
     help="Width of weights; may be repeated. Default: 1, 2 and 4 as far as the core has them.",
 )
 @click.option(
+    "--activation-bits",
+    metavar="BITS",
+    type=int,
+    help="Width of activations, where jobs choose it.",
+)
+@click.option(
     "--group",
     metavar="G",
     type=int,
@@ -150,6 +164,13 @@ def map_model(
     help="Elements of K that share a scale.",
 )
 @click.option("--text", help="The sentence that the activations come from.")
+@click.option(
+    "--scales",
+    type=click.Choice(["software", "rtl"]),
+    default="software",
+    show_default=True,
+    help="Where the groups of integers are scaled and summed: in float32, or by scale_accumulate.",
+)
 @click.option(
     "--picture",
     metavar="FILE.png",
@@ -162,8 +183,10 @@ def run(
     model: str,
     layer: int,
     weight_bits: tuple[int, ...],
+    activation_bits: int | None,
     group: int,
     text: str | None,
+    scales: str,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -187,11 +210,226 @@ def run(
         model=model,
         layer=layer,
         weight_bits=weight_bits or None,
+        activation_bits=activation_bits,
         group=group,
         text=DEFAULT_TEXT if text is None else text,
+        hardware_scales=scales == "rtl",
     )
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))
     if report.failures:
         raise VerificationError("\n".join(report.failures))
+
+
+@console.command()
+@click.argument(
+    "spec_files",
+    metavar="SPEC.yaml...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+)
+@click.option(
+    "--model",
+    metavar="DIR",
+    default="minilm",
+    show_default=True,
+    help="Folder of a BERT checkpoint, or minilm for the packaged one.",
+)
+@click.option("--layer", metavar="N", type=int, default=0, show_default=True, help="Which layer.")
+@click.option(
+    "--weight-bits",
+    metavar="BITS",
+    type=int,
+    multiple=True,
+    help="Width of integer weights; may be repeated. Default: each core's widest up to 8.",
+)
+@click.option(
+    "--activation-bits",
+    metavar="BITS",
+    type=int,
+    multiple=True,
+    help="Width of activations where jobs choose it; may be repeated. Default: the widest.",
+)
+@click.option(
+    "--group",
+    metavar="G",
+    type=int,
+    default=64,
+    show_default=True,
+    help="Elements of K that share a scale of integer weights.",
+)
+@click.option(
+    "--hadamard",
+    metavar="SIZE",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Size of the blocks that are rotated.",
+)
+@click.option("--text", help="The sentence that the activations come from.")
+@click.option("--rtl", is_flag=True, help="Run every product on the simulated RTL and compare.")
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="Draw the errors (.png, .svg, .pdf).",
+)
+@console.json_option
+def accuracy(
+    spec_files: tuple[Path, ...],
+    model: str,
+    layer: int,
+    weight_bits: tuple[int, ...],
+    activation_bits: tuple[int, ...],
+    group: int,
+    hadamard: int,
+    text: str | None,
+    rtl: bool,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the error of cores' number formats on a real layer.
+
+    Every projection of an encoder layer and the scores of its attention, quantized to what each
+    core takes, against float32: plain, rotated by Hadamard blocks, with the elements of K sorted,
+    and both.
+    """
+    from rtl_gen.errors import VerificationError
+    from rtl_gen.specfile import load_specs
+    from sw_driver.accuracy import accuracy as measured
+    from sw_driver.report import check_picture
+    from sw_driver.run import DEFAULT_TEXT
+
+    if picture is not None:
+        check_picture(picture)
+    if text is not None and not text.strip():
+        raise InputError("text: must not be empty")
+    report = measured(
+        load_specs(spec_files),
+        model=model,
+        layer=layer,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        group=group,
+        hadamard=hadamard,
+        text=DEFAULT_TEXT if text is None else text,
+        rtl=rtl,
+    )
+    if picture is not None:
+        report.save_picture(picture)
+    click.echo(report.json() if as_json else str(report))
+    if report.failures:
+        raise VerificationError("\n".join(report.failures))
+
+
+@console.command()
+@click.argument(
+    "spec_files",
+    metavar="SPEC.yaml...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+)
+@click.option(
+    "--model",
+    default="llama-2-7b",
+    show_default=True,
+    help="Model to map: a config.json, its folder, or the name of a shipped one.",
+)
+@click.option("--prefill", metavar="N", type=int, help="Tokens of a prompt, all at once.")
+@click.option("--decode", metavar="N", type=int, help="Tokens generated one by one.")
+@click.option("--context", metavar="L", type=int, help="Tokens before the decoded ones.")
+@click.option(
+    "--weight-bits",
+    metavar="BITS",
+    type=int,
+    multiple=True,
+    help="Width of integer weights; may be repeated. Default: 1, 2, 4, 6 and 8.",
+)
+@click.option(
+    "--group",
+    metavar="G",
+    type=int,
+    default=128,
+    show_default=True,
+    help="Elements of K that share a scale of integers.",
+)
+@click.option(
+    "--liberty",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Cell library (.lib or .lib.gz); the embedded technology without one.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "high"]),
+    default="normal",
+    show_default=True,
+    help="How many recipes synthesis tries.",
+)
+@click.option(
+    "--accuracy/--no-accuracy",
+    "measure",
+    default=True,
+    show_default=True,
+    help="Measure the error on a real layer.",
+)
+@click.option(
+    "--picture",
+    metavar="FILE.png",
+    type=click.Path(path_type=Path),
+    help="Draw areas and errors (.png, .svg, .pdf).",
+)
+@click.option(
+    "-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Write the JSON as well."
+)
+@console.json_option
+def compare(
+    spec_files: tuple[Path, ...],
+    model: str,
+    prefill: int | None,
+    decode: int | None,
+    context: int | None,
+    weight_bits: tuple[int, ...],
+    group: int,
+    liberty: Path | None,
+    effort: str,
+    measure: bool,
+    picture: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Compare cores: area, everything charged, cycles, bits and error.
+
+    Every core goes through the same synthesis, with the units that scale its results and quantize
+    its activations beside it, the same mapping of a model and the same real layer.
+    """
+    from contextlib import nullcontext
+
+    from rtl_gen.specfile import load_specs
+    from sw_driver.compare import compare as compared
+    from sw_driver.report import check_picture
+
+    if picture is not None:
+        check_picture(picture)
+    specs = load_specs(spec_files)
+    with nullcontext() if out is None else console.output_file(out) as file:
+        report = compared(
+            specs,
+            model=model,
+            prefill=prefill,
+            decode=decode,
+            context=context,
+            weight_bits=weight_bits,
+            group=group,
+            liberty=liberty,
+            effort=effort,
+            measure=measure,
+        )
+        if file is not None:
+            file.write_text(report.json() + "\n", encoding="utf-8")
+    if picture is not None:
+        report.save_picture(picture)
+    click.echo(report.json() if as_json else str(report))

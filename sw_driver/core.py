@@ -30,7 +30,7 @@ class Core:
         name, block: of the specification; digest: its SHA-256.
         clock_mhz: clock for seconds; bandwidth_gb_s: DRAM bandwidth, 1e9 bytes per second.
         m, n, k: elements of one step.
-        activation_bits: width of an activation.
+        activation_bits: width of an activation; activation_name: its format.
         encoding: of the weights.
         zero_point: whether every column has an integer zero point.
         min_weight_bits, max_weight_bits: weights' widths that a job can have.
@@ -40,6 +40,9 @@ class Core:
         passes: per weight width, how often a job takes its activations.
         weight_passes: how often a job takes its weights.
         step_bits: per weight width, bits of memory that ``k`` weights of one column take.
+        activation_step_bits: the same of ``k`` activations.
+        own_scales: 1 if the core applies the scales of its operands, which are in
+            ``step_bits`` then, 0 if each scale group along K is a job and is scaled outside.
         result_bits: width of a result.
     """
 
@@ -52,6 +55,7 @@ class Core:
     n: int
     k: int
     activation_bits: int
+    activation_name: str
     encoding: str
     zero_point: bool
     min_weight_bits: int
@@ -62,6 +66,8 @@ class Core:
     passes: tuple[int, ...]
     weight_passes: int
     step_bits: tuple[int, ...]
+    activation_step_bits: int
+    own_scales: int
     result_bits: int
 
     @cached_property
@@ -82,40 +88,59 @@ class Core:
         return asdict(self)
 
 
-def core_of(spec: GemmSpec) -> Core:
+def core_of(spec: GemmSpec, activation_bits: int | None = None) -> Core:
     """The facts of a specification.
 
+    Args:
+        activation_bits: width of the activations, where jobs choose it; the widest if None.
+
     Raises:
-        InputError: it is no GEMM core, or its timing is not affine in the K steps of a job.
+        InputError: it is no GEMM core, its timing is not affine in the K steps of a job, or it has
+            no activations of that width.
     """
     from hw.block import block
+    from hw.formats import BlockFormat
 
     entry = block(spec.block)
     if entry.kind != "gemm":
         raise InputError(f"{spec.name}: block: must be a GEMM core to map onto, got {spec.block!r}")
     timing: Any = entry.timing
+    a_bits = spec.activation_width if activation_bits is None else activation_bits
+    if a_bits not in spec.activation_bits:
+        least, most = spec.activation_bits[0], spec.activation_bits[-1]
+        rule = f"be {most}" if least == most else f"lie in [{least}, {most}]"
+        raise InputError(f"activation_bits: must {rule} for {spec.name}, got {a_bits}")
+    chosen = {"activation_bits": a_bits} if len(spec.activation_bits) > 1 else {}
+    # Cores of one width have the same figures at every index, of which only the last one counts.
     widths = range(1, spec.max_weight_bits + 1)
     job_cycles = []
     for bits in widths:
-        one = int(timing.job_cycles(spec, 1, bits))
-        slope = int(timing.job_cycles(spec, 2, bits)) - one
+        one = int(timing.job_cycles(spec, 1, bits, **chosen))
+        slope = int(timing.job_cycles(spec, 2, bits, **chosen)) - one
         for steps in {1, 2, 3, 7, 64, spec.max_k_steps}:
-            if int(timing.job_cycles(spec, steps, bits)) != one + slope * (steps - 1):
+            if int(timing.job_cycles(spec, steps, bits, **chosen)) != one + slope * (steps - 1):
                 raise InputError(
                     f"{spec.name}: block: {spec.block} has a timing that is not affine in the K "
                     f"steps of a job, which this mapper needs (width {bits}, {steps} steps)"
                 )
         job_cycles.append((one - slope, slope))
-    reads = [spec.operand_reads(bits) for bits in widths]
+    reads = [spec.operand_reads(bits, a_bits) for bits in widths]
     (weight_passes,) = {weights for _, weights in reads}
     passes = [activations for activations, _ in reads]
-    (weights,) = [stream for stream in entry.golden.streams(spec) if stream.name == "i_w"]
-    (field,) = [item for item in weights.fields if item.name == "w"]
-    # What a beat carries per column, if that is less than the codes themselves: packed trits.
-    step_bits = [
-        min(spec.tile.k * bits, count * field.bits // spec.tile.n)
-        for bits, count in zip(widths, passes, strict=True)
-    ]
+    formats = spec.operand_formats
+    ports = {stream.name: stream for stream in entry.golden.streams(spec)}
+    if formats[1] is None and "w_scale" not in spec.further:
+        # What a beat carries per column, if that is less than the codes themselves: packed trits.
+        (field,) = [item for item in ports["i_w"].fields if item.name == "w"]
+        step_bits = [
+            min(spec.tile.k * bits, count * field.bits // spec.tile.n)
+            for bits, count in zip(widths, passes, strict=True)
+        ]
+    else:
+        step_bits = [ports["i_w"].width // spec.tile.n] * len(widths)
+    activation_step_bits = spec.tile.k * a_bits
+    if isinstance(formats[0], BlockFormat):
+        activation_step_bits = ports["i_a"].width // spec.tile.m
     return Core(
         name=spec.name,
         block=spec.block,
@@ -125,7 +150,8 @@ def core_of(spec: GemmSpec) -> Core:
         m=spec.tile.m,
         n=spec.tile.n,
         k=spec.tile.k,
-        activation_bits=spec.activation_width,
+        activation_bits=a_bits,
+        activation_name=f"INT{a_bits}" if formats[0] is None else formats[0].name,
         encoding=spec.weight_encoding,
         zero_point=spec.zero_point,
         min_weight_bits=spec.weight_widths[0],
@@ -136,19 +162,21 @@ def core_of(spec: GemmSpec) -> Core:
         passes=tuple(passes),
         weight_passes=weight_passes,
         step_bits=tuple(step_bits),
+        activation_step_bits=activation_step_bits,
+        own_scales=int(formats[1] is not None or "w_scale" in spec.further),
         result_bits=spec.result_bits,
     )
 
 
-def load_core(path: Path | str) -> Core:
-    """The core in a specification file.
+def load_core(path: Path | str, activation_bits: int | None = None) -> Core:
+    """The core in a specification file; ``activation_bits`` as for :func:`core_of`.
 
     Raises:
         SpecFileError: the file breaks a rule; every error with its place.
         InputError: as :func:`core_of`.
     """
     path = Path(path)
-    entry = _cache_entry(path)
+    entry = _cache_entry(path, activation_bits)
     if entry is not None:
         try:
             return _from_json(entry.read_text(encoding="utf-8"))
@@ -158,8 +186,8 @@ def load_core(path: Path | str) -> Core:
     from rtl_gen.specfile import load_spec
 
     spec: Any = load_spec(path)
-    core = core_of(spec)
-    if entry is not None and entry == _cache_entry(path):
+    core = core_of(spec, activation_bits)
+    if entry is not None and entry == _cache_entry(path, activation_bits):
         from rtl_gen.cache import new_file
 
         try:
@@ -170,7 +198,7 @@ def load_core(path: Path | str) -> Core:
     return core
 
 
-def _cache_entry(path: Path) -> Path | None:
+def _cache_entry(path: Path, activation_bits: int | None) -> Path | None:
     """Where the facts of a file are kept: named by its content and by the sources' content."""
     from rtl_gen.cache import cache_dir, digest, source_digest
 
@@ -181,6 +209,7 @@ def _cache_entry(path: Path) -> Path | None:
             return None
         key = digest(
             {
+                "activation_bits": activation_bits,
                 "spec": hashlib.sha256(raw).hexdigest(),
                 "sources": source_digest("hw"),
                 "this": hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),

@@ -111,6 +111,8 @@ class CoreInts(NamedTuple):
     weight_passes: Ints
     step_bits: Ints
     activation_bits: Ints
+    activation_step_bits: Ints
+    own_scales: Ints
     zero_bits: Ints
     weight_bits: Ints
 
@@ -149,6 +151,18 @@ def row_bits(core: CoreInts, k: Ints) -> Ints:
     return pick(plain, k * core.weight_bits, ceil_div(k, core.k) * core.step_bits)
 
 
+def activation_row_bits(core: CoreInts, k: Ints) -> Ints:
+    """Bits of memory that ``k`` activations of one row take."""
+    plain = core.activation_step_bits == core.k * core.activation_bits
+    steps = ceil_div(k, core.k)
+    return pick(plain, k * core.activation_bits, steps * core.activation_step_bits)
+
+
+def scale_bits(core: CoreInts, system: System) -> Ints:
+    """Bits of a scale, and of the zero point beside it, that are applied outside of the core."""
+    return (1 - core.own_scales) * (system.scale_bits + core.zero_bits)
+
+
 def linear(
     core: CoreInts,
     system: System,
@@ -170,6 +184,7 @@ def linear(
         bias: 1 if a bias vector is read.
     """
     m_tiles, n_tiles = ceil_div(m, core.m), ceil_div(n, core.n)
+    group = pick(core.own_scales == 1, k, group)
     groups = ceil_div(k, group)
     whole = ceil_div(group, core.k)
     last = ceil_div(k - (groups - 1) * group, core.k)
@@ -179,16 +194,16 @@ def linear(
     jobs, steps = tiles * row_jobs, tiles * row_steps
     cycles = core.latency + core.job_start * jobs + core.step_cycles * steps
 
-    a_bits = core.activation_bits
-    w_row = row_bits(core, k)
+    a_row, w_row = activation_row_bits(core, k), row_bits(core, k)
     weights = ceil_div(n * w_row, 8)
-    activations = ceil_div(m * k * a_bits, 8)
-    scales = ceil_div(n * groups * (system.scale_bits + core.zero_bits), 8)
+    activations = ceil_div(m * a_row, 8)
+    scales = ceil_div(n * groups * scale_bits(core, system), 8)
+    token_scale = (1 - core.own_scales) * system.scale_bits
     extra = bias * n * 2
-    tile_a, tile_w = ceil_div(core.m * k * a_bits, 8), ceil_div(core.n * w_row, 8)
+    tile_a, tile_w = ceil_div(core.m * a_row, 8), ceil_div(core.n * w_row, 8)
     fits = tile_a + tile_w <= system.buffer
     n_block = most((system.buffer - tile_a) * 8 // w_row // core.n, 1) * core.n
-    m_block = most((system.buffer - tile_w) * 8 // (k * a_bits) // core.m, 1) * core.m
+    m_block = most((system.buffer - tile_w) * 8 // a_row // core.m, 1) * core.m
     a_again, w_again = ceil_div(n, n_block), ceil_div(m, m_block)
     resident = weights + activations * a_again <= activations + weights * w_again
     a_reads = pick(fits, pick(resident, a_again, 1), n_tiles * core.passes)
@@ -200,7 +215,7 @@ def linear(
         steps=runs * steps,
         cycles=runs * cycles,
         weight_bytes=times * weights * pick(fits, 1, core.weight_passes) * w_reads,
-        scale_bytes=times * (scales * w_reads + extra + ceil_div(m * system.scale_bits, 8)),
+        scale_bytes=times * (scales * w_reads + extra + ceil_div(m * token_scale, 8)),
         activation_bytes=times * activations * a_reads,
         output_bytes=times * ceil_div(o_bits, 8),
         outside=times * m * n * row_jobs,
@@ -252,8 +267,8 @@ def attention(
     cycles = steps * core.latency + core.job_start * run_jobs + core.step_cycles * run_steps
 
     rows = tokens * group
-    a_row = ceil_div(head_dim * core.activation_bits, 8)
-    token_bits = head_dim * core.weight_bits
+    a_row = ceil_div(activation_row_bits(core, head_dim), 8)
+    token_bits = row_bits(core, head_dim)
     longest = least(window + tokens - 1, past + tokens * steps + 0 * window)
     tile = ceil_div(core.n * token_bits, 8)
     whole = ceil_div(longest * token_bits, 8)
@@ -272,9 +287,9 @@ def attention(
         steps=layers * run_steps,
         cycles=layers * cycles,
         weight_bytes=times * ceil_div(seen * token_bits, 8),
-        scale_bytes=times * ceil_div(seen * (system.scale_bits + core.zero_bits), 8),
+        scale_bytes=times * ceil_div(seen * scale_bits(core, system), 8),
         activation_bytes=times
-        * pick(values == 1, ceil_div(scores * core.activation_bits, 8), steps * rows * a_row),
+        * pick(values == 1, ceil_div(activation_row_bits(core, scores), 8), steps * rows * a_row),
         output_bytes=times
         * pick(values == 1, ceil_div(vectors * system.output_bits, 8), scores * 2),
         outside=times * pick(values == 1, vectors, over(core.m, 1) * core.m),

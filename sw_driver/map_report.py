@@ -146,6 +146,7 @@ def map_model(
     batch: int = 1,
     choices: Choices | None = None,
     synth_report: Path | str | None = None,
+    activation_bits: int | None = None,
 ) -> MapReport:
     """A model's phases on a core.
 
@@ -155,6 +156,8 @@ def map_model(
         prefill, decode, context, batch: see :func:`workloads_of`.
         choices: widths, groups, buffer.
         synth_report: JSON of the core's synthesis, for areas.
+        activation_bits: width of activations, where the core's jobs choose it and ``core`` is a
+            path; the widest if None.
 
     Raises:
         InputError: model, specification, numbers or report are wrong; one line per problem.
@@ -165,7 +168,7 @@ def map_model(
     except InputError as error:
         problems.append(error)
     try:
-        core = core if isinstance(core, Core) else load_core(core)
+        core = core if isinstance(core, Core) else load_core(core, activation_bits)
     except InputError as error:
         problems.append(error)
     if len(problems) == 1:
@@ -184,8 +187,8 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
     last = mappings[-1]
     widths = core.widths
     facts = [
-        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, INT"
-        f"{core.activation_bits} × {core.encoding} W"
+        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
+        f"{core.activation_name} × {core.encoding} W"
         f"{widths[0] if len(widths) == 1 else f'{widths[0]} to {widths[-1]}'}, "
         f"{core.clock_mhz:g} MHz, DRAM {core.bandwidth_gb_s:g} GB/s, "
         f"buffer {choices.buffer_bytes / 1024:g} KiB",

@@ -162,6 +162,7 @@ class Mapping:
     def parameter_bytes(self) -> int:
         """Memory that the parameters take: packed weights with scales, the rest at 16 bits."""
         arch = self.workload.architecture
+        system = system_of(self.core, self.choices)
         packed = 0
         table = False
         bits_of = {
@@ -176,7 +177,7 @@ class Mapping:
             n, k = tensor.shape
             ints = core_ints(self.core, width)
             groups = cost.ceil_div(k, self.choices.group or k)
-            scales = n * groups * (self.choices.scale_bits + ints.zero_bits)
+            scales = n * groups * cost.scale_bits(ints, system)
             packed += tensor.count * cost.ceil_div(n * cost.row_bits(ints, k) + scales, 8)
             table |= role == "lm_head"
         if arch.head and arch.tied and not table:
@@ -184,7 +185,7 @@ class Mapping:
             width = arch.embedding_width or arch.hidden
             ints = core_ints(self.core, bits_of["lm_head"])
             groups = cost.ceil_div(width, self.choices.group or width)
-            scales = arch.vocab * groups * (self.choices.scale_bits + ints.zero_bits)
+            scales = arch.vocab * groups * cost.scale_bits(ints, system)
             packed += cost.ceil_div(arch.vocab * cost.row_bits(ints, width) + scales, 8)
         return packed
 
@@ -196,8 +197,7 @@ class Mapping:
         if not arch.causal:
             return 0
         last = work.context + work.tokens
-        scale = self.choices.scale_bits + (self.kv_bits if self.core.zero_point else 0)
-        token_bits = 2 * arch.kv_heads * (arch.head_dim * self.kv_bits + scale)
+        token_bits = 2 * _cache_row_bits(work, self.core, self.choices)
         tokens = sum(group.count * min(last, group.window or last) for group in arch.layer_groups)
         return cost.ceil_div(work.batch * tokens * token_bits, 8)
 
@@ -219,6 +219,8 @@ def core_ints(core: Core, bits: int) -> CoreInts:
         weight_passes=core.weight_passes,
         step_bits=core.step_bits[at] if inside else core.k * bits,
         activation_bits=core.activation_bits,
+        activation_step_bits=core.activation_step_bits,
+        own_scales=core.own_scales,
         zero_bits=bits if core.zero_point else 0,
         weight_bits=bits,
     )
@@ -243,14 +245,16 @@ def operator_bits(operator: Operator, core: Core, choices: Choices) -> int:
             return choices.operator_bits[key]
     if choices.weight_bits is not None:
         return choices.weight_bits
-    return min(2, core.max_weight_bits) if operator.ternary else core.max_weight_bits
+    return 2 if operator.ternary and 2 in core.widths else core.max_weight_bits
 
 
 def kv_width(core: Core, choices: Choices) -> int:
-    """The width of the KV cache: the core's widest, at most 8, unless it is chosen."""
+    """The width of the KV cache: the core's only one, or its widest up to 8, unless chosen."""
     if choices.kv_bits is not None:
         return choices.kv_bits
-    return 8 if core.ternary else min(8, core.max_weight_bits)
+    if core.ternary:
+        return 8
+    return core.max_weight_bits if len(core.widths) == 1 else min(8, core.max_weight_bits)
 
 
 def attention_covered(core: Core, bits: int) -> bool:
@@ -290,7 +294,12 @@ def check_choices(core: Core, choices: Choices, workloads: Sequence[Workload]) -
             problems.append(f"weight_bits: {name}: {rule}, got {bits}")
     if choices.kv_bits is not None and not 1 <= choices.kv_bits <= 16:
         problems.append(f"kv_bits: must lie in [1, 16], got {choices.kv_bits}")
-    if choices.group is not None and not 1 <= choices.group <= 1 << 20:
+    if choices.group is not None and core.own_scales:
+        problems.append(
+            f"group: must not be given for {core.name}, whose format says where scales are, got "
+            f"{choices.group}"
+        )
+    elif choices.group is not None and not 1 <= choices.group <= 1 << 20:
         problems.append(f"group: must lie in [1, {1 << 20}], got {choices.group}")
     if not 0 <= choices.buffer_bytes <= 1 << 40:
         problems.append(f"buffer_bytes: must lie in [0, {1 << 40}], got {choices.buffer_bytes}")
@@ -420,10 +429,10 @@ def _linear_cost(
 
 def _cache_row_bits(workload: Workload, core: Core, choices: Choices) -> int:
     """Bits that a token's keys (or values) take in the cache of one layer."""
-    bits = kv_width(core, choices)
-    scale = choices.scale_bits + (bits if core.zero_point else 0)
+    ints = core_ints(core, kv_width(core, choices))
+    scale = cost.scale_bits(ints, system_of(core, choices))
     arch = workload.architecture
-    return arch.kv_heads * (arch.head_dim * bits + scale)
+    return int(arch.kv_heads * (cost.row_bits(ints, arch.head_dim) + scale))
 
 
 def _attention_cost(operator: Attention, ints: CoreInts, system: System) -> cost.Cost:
@@ -539,7 +548,7 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     deepest = max(16, max(core.max_weight_bits for core in cores))
     names = (
         *("m", "n", "k", "max_k_steps", "latency", "activation_bits", "max_weight_bits"),
-        "weight_passes",
+        *("min_weight_bits", "weight_passes", "activation_step_bits", "own_scales"),
     )
     rows = [tuple(getattr(core, name) for name in names) for core in cores]
     table = dict(zip(names, np.array(rows, dtype=np.int64).T, strict=True))
@@ -547,7 +556,10 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     keys: dict[tuple[Any, ...], int] = {}
     which = np.empty(len(cores), dtype=np.int64)
     for index, core in enumerate(cores):
-        key = (core.job_cycles, core.passes, core.step_bits, core.k, core.zero_point, core.encoding)
+        key = (
+            *(core.job_cycles, core.passes, core.step_bits, core.k),
+            *(core.zero_point, core.encoding, core.min_weight_bits),
+        )
         which[index] = keys.setdefault(key, len(keys))
     first: dict[int, Core] = {}
     for core, number in zip(cores, which.tolist(), strict=True):
@@ -574,7 +586,6 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     table["clock"] = np.array([core.clock_mhz for core in cores]) * 1e6
     table["bandwidth"] = np.array([core.bandwidth_gb_s for core in cores]) * 1e9
     table["ternary"] = np.array([core.ternary for core in cores])
-    table["zero_point"] = np.array([core.zero_point for core in cores], dtype=np.int64)
     return table
 
 
@@ -587,13 +598,16 @@ def _evaluate(
     linears = [item for item in workload.operators if isinstance(item, Linear)]
     attentions = [item for item in workload.operators if isinstance(item, Attention)]
     widest = table["max_weight_bits"][:, None]
-    kv = np.where(table["ternary"], 8, np.minimum(8, table["max_weight_bits"]))[:, None]
+    most, least = table["max_weight_bits"], table["min_weight_bits"]
+    kv = np.where(table["ternary"], 8, np.where(least == most, most, np.minimum(8, most)))[:, None]
     if choices.kv_bits is not None:
         kv = np.full_like(kv, choices.kv_bits)
 
     chosen = np.array([[_chosen_bits(item, choices) for item in linears]], dtype=np.int64)
     native = np.array([[item.ternary for item in linears]])
-    bits = np.where(chosen > 0, chosen, np.where(native, np.minimum(2, widest), widest))
+    bits = np.where(
+        chosen > 0, chosen, np.where(native & (least <= 2)[:, None] & (widest >= 2), 2, widest)
+    )
 
     def ints(width: np.ndarray) -> CoreInts:
         at = width - 1
@@ -614,6 +628,8 @@ def _evaluate(
             weight_passes=table["weight_passes"][:, None],
             step_bits=by_width("step_bits"),
             activation_bits=table["activation_bits"][:, None],
+            activation_step_bits=table["activation_step_bits"][:, None],
+            own_scales=table["own_scales"][:, None],
             zero_bits=by_width("zero_bits"),
             weight_bits=width,
         )
@@ -632,8 +648,10 @@ def _evaluate(
         return np.array([[getattr(item, name) for item in items]], dtype=np.int64)
 
     arch = workload.architecture
-    scale = choices.scale_bits + kv * table["zero_point"][:, None]
-    cache_row = arch.kv_heads * (arch.head_dim * kv + scale)
+    kv_core = ints(kv)
+    cache_row = arch.kv_heads * (
+        cost.row_bits(kv_core, arch.head_dim) + cost.scale_bits(kv_core, system)
+    )
     k = column(linears, "k")
     core_at = ints(bits)
     linear = cost.linear(

@@ -1,13 +1,14 @@
 """A real layer on the simulated RTL: quantized, packed, run, compared.
 
-Each projection of an encoder layer becomes integer GEMMs, one for each group of K that shares a
-scale, offered to the Verilated core back to back. The core's results are exact integers; what turns
-them into numbers (scales, the sum over groups, bias, and attention between the projections) is done
-here in float32.
+Each projection of an encoder layer becomes GEMMs of a core: of integers one for each group of K
+that shares a scale, of floating and block formats one in all (:mod:`sw_driver.operands`). They are
+offered to the Verilated core back to back. What is not in the core (scales of integers and the sum
+over their groups, bias, and attention between the projections) is done here in float32.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,24 +18,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hw.block import block
+from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
-from sim.gemm import GemmPlan, tile
+from sim.gemm import GemmPlan
 from sim.harness import Model, Packed, verilate
 from sw_driver import cost
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
-from sw_driver.core import core_of
+from sw_driver.core import Core, core_of
 from sw_driver.mapping import Choices, core_ints, system_of
-from sw_driver.quantize import (
-    SCHEMES,
-    QuantizedWeights,
-    Scheme,
-    quantize_activations,
-)
+from sw_driver.operands import Prepared, prepare, rounds
 from sw_driver.report import Report, Table
+from sw_driver.scaling import Groups, Scaled, Scaler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,20 +42,8 @@ DEFAULT_TEXT = (
 )
 DEFAULT_GROUP = 64
 
-
-@dataclass(frozen=True, kw_only=True)
-class Operand:
-    """Quantized weights as a core takes them: ``Σ a·codes' = factor·o + offset·Σ a``.
-
-    Attributes:
-        w: integers ``(N, K)`` that the core multiplies with. z: ``(N, groups)`` or None.
-        factor, offset: undo the encoding where the core's differs from the quantizer's.
-    """
-
-    w: np.ndarray
-    z: np.ndarray | None
-    factor: int = 1
-    offset: int = 0
+_LOST = 2.0**-6
+"""Share of ``Σ |a|·|w|`` that a core may lose that aligns activations to a few bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +54,9 @@ class ProjectionRun:
         shape: ``(M, N, K)``. groups: scale groups along K.
         cycles: observed; predicted: by the block's timing model; mapped: by the mapper's formula.
         mismatches: results of the RTL that differ from the reference.
-        cosine: of the output to the float32 projection of the same input.
+        cosine, sqnr_db: of the output to the float32 projection of the same input.
         seconds: simulation.
+        scale_cycles, scale_predicted: of the scale-and-accumulate unit, 0 without one.
     """
 
     name: str
@@ -85,11 +72,18 @@ class ProjectionRun:
     mismatches: int
     first_mismatch: str | None
     cosine: float
+    sqnr_db: float
     seconds: float
+    scale_cycles: int = 0
+    scale_predicted: int = 0
 
     @property
     def exact(self) -> bool:
-        return self.mismatches == 0 and self.cycles == self.predicted == self.mapped
+        return (
+            self.mismatches == 0
+            and self.cycles == self.predicted == self.mapped
+            and self.scale_cycles == self.scale_predicted
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,56 +100,30 @@ class RunReport(Report):
     failures: tuple[str, ...] = field(default=())
 
 
-def scheme_for(encoding: str, bits: int) -> Scheme:
-    """The quantizer for a core's encoding: of one bit ±1, which has the least error."""
-    if encoding == "ternary":
-        return "ternary"
-    if encoding == "bipolar" or bits == 1:
-        return "bipolar"
-    return "asymmetric" if encoding == "unsigned" else "symmetric"
-
-
-def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
-    """Weights in a core's encoding.
-
-    Raises:
-        ValueError: the encoding cannot hold them.
-    """
-    codes = weights.codes.astype(np.int64)
-    if weights.scheme == "bipolar" and encoding in ("unsigned", "twos_complement"):
-        # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In
-        # two's complement they are shifted by 2^(B−1).
-        top = 2**weights.bits - 1
-        q = (codes + top) // 2
-        if encoding == "unsigned":
-            zero = np.zeros(weights.scale.shape, dtype=np.int64)
-            return Operand(w=q, z=zero, factor=2, offset=-top)
-        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=2, offset=1)
-    if weights.scheme == "asymmetric" and encoding == "unsigned" and weights.zero is not None:
-        return Operand(w=codes, z=weights.zero.astype(np.int64))
-    if weights.scheme == "ternary" and encoding == "unsigned":
-        return Operand(w=codes + 1, z=np.ones(weights.scale.shape, dtype=np.int64))
-    if (weights.scheme, encoding) in (
-        ("symmetric", "twos_complement"),
-        ("ternary", "twos_complement"),
-        ("ternary", "ternary"),
-        ("bipolar", "bipolar"),
-    ):
-        return Operand(w=codes, z=None)
-    raise ValueError(f"{weights.scheme} weights do not fit the {encoding} encoding")
-
-
 class LayerRunner:
     """Quantized linear layers on a Verilated core.
 
     Args:
         spec: the core. model: its Verilated model.
         group: elements of K that share a scale.
+        activation_bits: width of the activations, where jobs choose it; the widest if None.
+        hardware_scales: scale and sum the groups of integers on RTL, too.
     """
 
-    def __init__(self, spec: IntegerGemmSpec, model: Model, *, group: int):
+    def __init__(
+        self,
+        spec: GemmSpec,
+        model: Model,
+        *,
+        group: int,
+        activation_bits: int | None = None,
+        hardware_scales: bool = False,
+    ):
+        self.hardware_scales = hardware_scales
+        self._scalers: dict[int, Scaler] = {}
         self.spec, self.model, self.group = spec, model, group
-        self.core = core_of(spec)
+        self.activation_bits = activation_bits
+        self.core = core_of(spec, activation_bits)
 
     def linear(
         self, name: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, bits: int
@@ -168,84 +136,114 @@ class LayerRunner:
         Returns:
             The output ``(M, N)`` in ``float32``, and what happened.
         """
-        scheme = scheme_for(self.spec.weight_encoding, bits)
-        weights = SCHEMES[scheme](w, bits, self.group)
-        form = self.spec.activations
-        a = quantize_activations(x, form.widest, bipolar=form.code == "bipolar")
-        operand = operand_for(weights, self.spec.weight_encoding)
-        codes = a.codes.astype(np.int64)
-        plans = [
-            self._plan(codes, operand, weights.columns(g), g, bits) for g in range(weights.groups)
-        ]
+        prepared = prepare(
+            self.spec,
+            x,
+            w,
+            bits=bits,
+            group=self.group,
+            activation_bits=self.activation_bits,
+        )
+        plans = prepared.plans
         started = time.perf_counter()
         run = self.model.run(_joined(plans), {"o": sum(plan.jobs for plan in plans)})
         seconds = time.perf_counter() - started
         tiles = run.outputs["o"]
 
-        output = np.zeros((len(x), len(w)), dtype=np.float32)
         mismatches, first, results, position = 0, None, 0, 0
+        gathered, wanted = [], []
         for g, plan in enumerate(plans):
             part = {name: beats[position : position + plan.jobs] for name, beats in tiles.items()}
             position += plan.jobs
-            wanted = plan.expected()
-            wrong = part["o"] != wanted["o"]
-            o = plan.assemble(part)["o"]
-            columns = weights.columns(g)
-            if not self._rounds:
-                plain = _product(codes[:, columns], operand, columns, g)
-                # The reference too is held against the plain product, without its tiles.
-                if not np.array_equal(plan.assemble(wanted)["o"], plain):
-                    raise AssertionError(f"{name}: the reference differs from the integer product")
-            results += wrong.size
-            if wrong.any():
+            golden = plan.expected()
+            gathered.append(plan.assemble(part))
+            wanted.append(plan.assemble(golden))
+            for item, array in golden.items():
+                wrong = part[item] != array
+                results += wrong.size
+                if not wrong.any():
+                    continue
                 mismatches += int(wrong.sum())
-                job, m, n = (int(index) for index in np.argwhere(wrong)[0])
+                index = tuple(int(i) for i in np.argwhere(wrong)[0])
                 first = first or (
-                    f"group {g}, job {job}, element ({m}, {n}): got {part['o'][job, m, n]}, "
-                    f"expected {wanted['o'][job, m, n]}"
+                    f"group {g}, job {index[0]}, element {index[1:]}: got {part[item][index]}, "
+                    f"expected {array[index]}"
                 )
-            exact = operand.factor * o
-            if operand.offset:
-                exact = exact + operand.offset * codes[:, columns].sum(axis=1, keepdims=True)
-            output += exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
-        output *= a.scale[:, None]
-        if b is not None:
-            output += b
+        self._check_reference(name, prepared, wanted)
+        scaled = None
+        if self.hardware_scales and prepared.scales is not None:
+            scaled = self._scaled(plans, tiles, prepared.scales, b, len(w), bits)
+            output, results = scaled.o, results + scaled.results
+            mismatches, first = mismatches + scaled.mismatches, first or scaled.first_mismatch
+        else:
+            output = prepared.finish(gathered)
+            if b is not None:
+                output += b
         reference = x @ w.T + (b if b is not None else 0)
         return output, ProjectionRun(
             name=name,
             weight_bits=bits,
-            scheme=scheme,
+            scheme=prepared.quantizer,
             shape=(len(x), w.shape[0], w.shape[1]),
-            groups=weights.groups,
+            groups=prepared.groups,
             jobs=position,
             cycles=run.cycles,
             predicted=self._predicted(plans),
-            mapped=self._mapped(len(x), w.shape[0], w.shape[1], bits),
+            mapped=self._mapped(len(x), w.shape[0], w.shape[1], bits, prepared.groups),
             results=results,
             mismatches=mismatches,
             first_mismatch=first,
             cosine=cosine(output, reference),
+            sqnr_db=sqnr_db(output, reference),
             seconds=seconds,
+            scale_cycles=0 if scaled is None else scaled.cycles,
+            scale_predicted=0 if scaled is None else scaled.predicted,
         )
 
-    @property
-    def _rounds(self) -> bool:
-        """Whether the core rounds inside: then its own reference is the only one."""
-        return bool(getattr(self.spec, "quantized", False))
+    def _scaled(
+        self,
+        plans: Sequence[GemmPlan],
+        tiles: Mapping[str, np.ndarray],
+        scales: Groups,
+        bias: np.ndarray | None,
+        n: int,
+        bits: int,
+    ) -> Scaled:
+        """The groups' results through a scale-and-accumulate unit."""
+        if any(len(plan.parts) > 1 for plan in plans):
+            raise InputError(
+                f"group: must be at most {self.spec.max_k} for {self.spec.name} with scales on RTL,"
+                f" got {self.group}"
+            )
+        starts = np.cumsum([0, *(plan.jobs for plan in plans)])
+        parts = [tiles["o"][a:b] for a, b in itertools.pairwise(starts)]
+        if bits not in self._scalers:
+            self._scalers[bits] = Scaler(self.spec, group=self.group, bits=bits)
+        return self._scalers[bits].run(parts, scales, bias, n)
 
-    def _plan(
-        self, codes: np.ndarray, operand: Operand, columns: slice, g: int, bits: int
-    ) -> GemmPlan:
-        extra: dict[str, np.ndarray] = {}
-        if self._rounds:
-            # The shift that brings every entry that can occur into INT8.
-            width: int = getattr(self.spec, "exact_entry_bits", 8)
-            extra["entry_shift"] = np.array(max(0, width - 8))
-        z = None if operand.z is None else operand.z[:, g]
-        return tile(
-            self.spec, codes[:, columns], operand.w[:, columns], z=z, weight_bits=bits, extra=extra
-        )
+    def close(self) -> None:
+        """Free the models of the units beside the core."""
+        for scaler in self._scalers.values():
+            scaler.close()
+        self._scalers = {}
+
+    def _check_reference(
+        self, name: str, prepared: Prepared, wanted: Sequence[Mapping[str, np.ndarray]]
+    ) -> None:
+        """The reference too is held against the plain product, without its tiles."""
+        if not rounds(self.spec):
+            same = all(
+                np.array_equal(fields["o"], plan.product())
+                for plan, fields in zip(prepared.plans, wanted, strict=True)
+            )
+        elif getattr(self.spec, "quantized", False):
+            return  # entries of eight bits are far from the product
+        else:
+            found, plain = prepared.finish(wanted), prepared.a @ prepared.w.T
+            most = _LOST * (np.abs(prepared.a) @ np.abs(prepared.w).T)
+            same = bool((np.abs(found - plain) <= most + np.finfo(np.float32).tiny).all())
+        if not same:
+            raise AssertionError(f"{name}: the reference differs from the plain product")
 
     def _predicted(self, plans: Sequence[GemmPlan]) -> int:
         """Cycles of all jobs back to back by the block's timing model."""
@@ -253,7 +251,7 @@ class LayerRunner:
         latency = int(timing.latency(self.spec))
         return latency + sum(plan.predicted_cycles - latency for plan in plans)
 
-    def _mapped(self, m: int, n: int, k: int, bits: int) -> int:
+    def _mapped(self, m: int, n: int, k: int, bits: int, groups: int) -> int:
         """Cycles of the projection by the mapper's closed form."""
         result = cost.linear(
             core_ints(self.core, bits),
@@ -263,16 +261,11 @@ class LayerRunner:
             k=k,
             runs=1,
             instances=1,
-            group=min(self.group, k),
+            group=k if groups == 1 else min(self.group, k),
             cache_row_bits=0,
             bias=0,
         )
         return int(result.cycles)
-
-
-def _product(codes: np.ndarray, operand: Operand, columns: slice, g: int) -> np.ndarray:
-    w = operand.w[:, columns]
-    return codes @ (w if operand.z is None else w - operand.z[:, g, None]).T
 
 
 def _joined(plans: Sequence[GemmPlan]) -> dict[str, Packed]:
@@ -298,31 +291,48 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+def sqnr_db(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Signal to quantization noise: ``10 log10(Σ wanted² / Σ (found − wanted)²)``."""
+    noise = np.square(found.astype(np.float64) - wanted).sum()
+    signal = np.square(wanted.astype(np.float64)).sum()
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
+
+
 def check_request(
-    spec: object, layers: int, layer: int, weight_bits: Sequence[int], group: int
-) -> IntegerGemmSpec:
+    spec: object,
+    layers: int,
+    layer: int,
+    weight_bits: Sequence[int],
+    group: int,
+    activation_bits: int | None = None,
+) -> GemmSpec:
     """The specification, if it can run what is asked for.
 
     Raises:
         InputError: with every problem.
     """
     name = getattr(spec, "name", "specification")
-    if not isinstance(spec, IntegerGemmSpec):
+    if not isinstance(spec, GemmSpec):
         kind = getattr(spec, "block", None)
         raise InputError(f"{name}: block: must be a GEMM core to run a layer, got {kind!r}")
-    core = core_of(spec)
     problems = []
-    if spec.activations.code == "twos_complement" and spec.activations.widest < 2:
-        problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
-    if spec.activations.low >= 0:
-        problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
+    try:
+        core = core_of(spec, activation_bits)
+    except InputError as error:
+        problems.append(str(error))
+        core = core_of(spec)
+    if isinstance(spec, IntegerGemmSpec) and spec.operand_formats[0] is None:
+        if spec.activations.code == "twos_complement" and core.activation_bits < 2:
+            problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
+        if spec.activations.low >= 0:
+            problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
     if not 0 <= layer < layers:
         problems.append(f"layer: must lie in [0, {layers - 1}], got {layer}")
     for bits in weight_bits:
         if bits not in core.widths:
             least, most = core.widths[0], core.widths[-1]
             problems.append(f"weight_bits: must lie in [{least}, {most}] for {name}, got {bits}")
-        elif bits > 8:
+        elif bits > 8 and spec.operand_formats[1] is None:
             problems.append(f"weight_bits: must be at most 8 to be quantized to, got {bits}")
     if not 1 <= group <= 1 << 20:
         problems.append(f"group: must lie in [1, {1 << 20}], got {group}")
@@ -337,9 +347,11 @@ def run_layer(
     model: Path | str | Bert = "minilm",
     layer: int = 0,
     weight_bits: Sequence[int] | None = None,
+    activation_bits: int | None = None,
     group: int = DEFAULT_GROUP,
     text: str = DEFAULT_TEXT,
     simulator: Model | None = None,
+    hardware_scales: bool = False,
     progress: bool = True,
 ) -> RunReport:
     """The six projections of an encoder layer on the simulated RTL, a sentence's activations in.
@@ -351,7 +363,9 @@ def run_layer(
         spec: a GEMM core.
         model: ``minilm``, a folder with a BERT checkpoint, or one that is loaded.
         weight_bits: widths; by default 1, 2 and 4 as far as the core has them.
+        activation_bits: width of the activations, where jobs choose it; the widest if None.
         simulator: the core's Verilated model, if there is one already.
+        hardware_scales: scale and sum the groups of integers on RTL, too, bias included.
         progress: show progress on standard error.
 
     Raises:
@@ -360,15 +374,22 @@ def run_layer(
     """
     bert = model if isinstance(model, Bert) else Bert(model)
     core_bits = list(weight_bits or ())
-    if not core_bits and isinstance(spec, IntegerGemmSpec):
+    if not core_bits and isinstance(spec, GemmSpec):
         widths = core_of(spec).widths
         core_bits = [bits for bits in (1, 2, 4) if bits in widths] or [widths[-1]]
-    checked = check_request(spec, bert.architecture.layers, layer, core_bits, group)
+    layers = bert.architecture.layers
+    checked = check_request(spec, layers, layer, core_bits, group, activation_bits)
     tokens = bert.tokens(text)
     entered = bert.hidden(tokens, layer)
     wanted = bert.layer(layer, entered)
     simulator = simulator or verilate(checked, progress=progress)
-    runner = LayerRunner(checked, simulator, group=group)
+    runner = LayerRunner(
+        checked,
+        simulator,
+        group=group,
+        activation_bits=activation_bits,
+        hardware_scales=hardware_scales,
+    )
 
     runs: list[ProjectionRun] = []
     layer_cosine = {}
@@ -385,11 +406,12 @@ def run_layer(
                 return output
 
             layer_cosine[bits] = cosine(bert.layer(layer, entered, project), wanted)
-    return _report(checked, bert, layer, group, text, len(tokens), runs, layer_cosine)
+    runner.close()
+    return _report(runner.core, bert, layer, group, text, len(tokens), runs, layer_cosine)
 
 
 def _report(
-    spec: IntegerGemmSpec,
+    core: Core,
     bert: Bert,
     layer: int,
     group: int,
@@ -405,6 +427,11 @@ def _report(
             failures.append(
                 f"{where}: {item.mismatches} of {item.results} results differ, "
                 f"{item.first_mismatch}"
+            )
+        if item.scale_cycles != item.scale_predicted:
+            failures.append(
+                f"{where}: {item.scale_cycles} cycles of the scales observed, "
+                f"{item.scale_predicted} by the timing model"
             )
         if not item.cycles == item.predicted == item.mapped:
             failures.append(
@@ -422,52 +449,63 @@ def _report(
             lay.count(item.cycles),
             "yes" if item.mismatches == 0 else f"no, {item.mismatches}",
             f"{item.cosine:.5f}",
+            f"{item.sqnr_db:.1f}",
         )
         for item in runs
     ]
     columns = (
         "width", "projection", "M×N×K", "quantizer", "jobs", "cycles predicted", "observed",
-        "bit-exact", "cosine",
+        "bit-exact", "cosine", "SQNR dB",
     )  # fmt: skip
     arch = bert.architecture
     cycles = sum(item.cycles for item in runs)
     seconds = sum(item.seconds for item in runs)
     results = sum(item.results for item in runs)
     facts = [
-        f"core: {spec.name} ({spec.block}), {spec.tile.m} × {spec.tile.n} × {spec.tile.k} a step, "
-        f"{spec.clock_mhz:g} MHz; groups of {group} along K, activations INT"
-        f"{spec.activations.widest} per token",
+        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
+        f"{core.clock_mhz:g} MHz; {_operands(core, group)}",
         f"text: {text!r}, {tokens} tokens",
         f"{lay.count(results)} results, {lay.count(sum(item.mismatches for item in runs))} of them "
         f"wrong; {lay.count(cycles)} cycles simulated in {seconds:.2f} s",
     ]
+    where = "attention, norms and activation function"
+    if any(item.scale_cycles for item in runs):
+        scaled = lay.count(sum(item.scale_cycles for item in runs))
+        first = (
+            f"groups of integers are scaled and summed, bias included, by scale_accumulate on RTL, "
+            f"{scaled} cycles as predicted beside the core; {where} are float32 in software"
+        )
+    else:
+        first = (
+            "scales of integers and the sum over their groups, each of which is its own set of "
+            f"jobs, tensor scales, bias, {where} are float32 in software"
+        )
     notes = [
-        "every scale group is its own set of jobs; scales, their sum, bias, attention, norms and "
-        "activation function are float32 in software",
-        "cosine: a projection's output against float32 of the same input; layer: its output "
+        first,
+        "cosine, SQNR: a projection's output against float32 of the same input; layer: its output "
         "against an all-float32 layer",
     ]
     table = Table(
-        columns=("layer output", "cosine", "cycles", f"µs at {spec.clock_mhz:g} MHz"),
+        columns=("layer output", "cosine", "cycles", f"µs at {core.clock_mhz:g} MHz"),
         rows=[
             (
                 f"W{bits}",
                 f"{value:.5f}",
                 lay.count(_cycles(runs, bits)),
-                lay.fixed(_cycles(runs, bits) / spec.clock_mhz, 4),
+                lay.fixed(_cycles(runs, bits) / core.clock_mhz, 4),
             )
             for bits, value in layer_cosine.items()
         ],
     )
     return RunReport(
-        title=f"{arch.name}, layer {layer}, on {spec.name} (RTL)",
+        title=f"{arch.name}, layer {layer}, on {core.name} (RTL)",
         facts=facts,
         tables=[Table(columns=columns, rows=rows), table],
         notes=notes,
         data={
             "rtlgen": __version__,
-            "spec": spec.name,
-            "spec_digest": spec.digest,
+            "spec": core.name,
+            "spec_digest": core.digest,
             "model": arch.name,
             "layer": layer,
             "group": group,
@@ -485,6 +523,14 @@ def _report(
         layer_cosine=dict(layer_cosine),
         failures=tuple(failures),
     )
+
+
+def _operands(core: Core, group: int) -> str:
+    """What the operands are, in words."""
+    if core.own_scales:
+        return f"activations {core.activation_name}, weights {core.encoding}"
+    token = " per token" if core.activation_name.startswith("INT") else ""
+    return f"activations {core.activation_name}{token}, groups of {group} along K"
 
 
 def _cycles(runs: Sequence[ProjectionRun], bits: int) -> int:

@@ -22,7 +22,8 @@ NaN and infinities go by IEEE 754 in every kind: NaN, and infinities of both sig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -271,30 +272,82 @@ class Sums:
         )
         return {"o": _codes(rounded, flags)}
 
+    def values(self, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Results by field, as :meth:`total` gives them, as ``float64``, rounded once at most."""
+        if self.fp32:
+            return FP32.decode(fields["o"])
+        if self.kind == "fixed":
+            limbs = fields["o"].astype(object)
+            number = sum(limbs[..., i] << 32 * i for i in range(limbs.shape[-1]))
+            number = np.where(number >> (self.width - 1) > 0, number - (1 << self.width), number)
+            found = _to_float(number, self.accumulator.low)
+        else:
+            power = DIGIT * fields["exponent"] + self.first_bit
+            found = np.ldexp(fields["o"].astype(np.float64), power)
+        for name, value in (("pinf", math.inf), ("ninf", -math.inf), ("nan", math.nan)):
+            if name in fields:
+                found = np.where(fields[name] > 0, value, found)
+        return found
+
     @property
     def _least(self) -> int:
         """The least exponent there is less that of FP32's smallest number, if it is lower."""
         return min(0, self.first_bit - LEAST)
 
     def _fp32(self, values: np.ndarray, codes: np.ndarray, flags: Flags) -> np.ndarray:
-        """FP32 codes. A number is an integer of units of 2^-149 or of the least term's."""
-        least = min(0, self.terms.bias - LEAST)
-        number = np.zeros(values.shape[1:], dtype=object)
+        """FP32 codes, step by step."""
+        add = self._add_floats if self._fits_floats else self._add_integers
+        number = np.zeros(values.shape[1:])
         nan, pinf, ninf = (np.zeros(values.shape[1:], dtype=bool) for _ in range(3))
         for step in range(len(values)):
-            term = values[step].astype(object) * _powers(
-                codes[step] + self.terms.bias - LEAST, least=least
-            )
-            number, over = _rounded(number * (1 << -least) + term, -least)
+            rounded = FP32.decode(add(number, values[step], codes[step]))
             nan, pinf, ninf = (
                 nan | flags.nan[step],
                 pinf | flags.pinf[step],
                 ninf | flags.ninf[step],
             )
-            over = over & ~(pinf | ninf)
-            pinf, ninf = pinf | (over & (number > 0)), ninf | (over & (number < 0))
-            number = np.where(pinf | ninf, 0, number)
-        return _codes(number, Flags(nan, pinf, ninf).resolved())
+            over = np.isinf(rounded) & ~(pinf | ninf)
+            pinf, ninf = pinf | (over & (rounded > 0)), ninf | (over & (rounded < 0))
+            number = np.where(pinf | ninf | (rounded == 0), 0.0, rounded)
+        special = Flags(nan, pinf, ninf).resolved()
+        number = np.where(special.pinf, np.inf, np.where(special.ninf, -np.inf, number))
+        number = np.where(special.nan, np.nan, number)
+        return FP32.encode(number).astype(np.int64)
+
+    @property
+    def _fits_floats(self) -> bool:
+        """Whether every term is a ``float64``, far from the ends of its exponents."""
+        terms = self.terms
+        highest = terms.bias + terms.codes + terms.bits
+        return terms.bits <= 54 and terms.bias >= -1000 and highest <= 1000
+
+    def _add_floats(self, number: np.ndarray, values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """FP32 codes of ``number`` and a term, their exact sum rounded once.
+
+        The error of a sum in ``float64`` is itself one (D. E. Knuth's TwoSum). Where it is not 0
+        the sum is moved to its odd neighbour on that side, after which rounding to less than 52
+        bits is the same as of the exact sum (S. Boldo and G. Melquiond, "Emulation of FMA and
+        correctly rounded sums: proved algorithms using rounding to odd", 2008).
+        """
+        term = np.ldexp(values.astype(np.float64), codes + self.terms.bias)
+        total = number + term
+        part = total - number
+        error = (number - (total - part)) + (term - part)
+        even = (np.ascontiguousarray(total).view(np.int64) & 1) == 0
+        odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        return FP32.encode(np.where((error != 0) & even, odd, total))
+
+    def _add_integers(
+        self, number: np.ndarray, values: np.ndarray, codes: np.ndarray
+    ) -> np.ndarray:
+        """The same by Python's integers, for any term."""
+        least = min(0, self.terms.bias - LEAST)
+        powers = _powers(codes + self.terms.bias - LEAST, least=least)
+        known = np.frompyfunc(lambda x: int(math.ldexp(x, -LEAST)), 1, 1)(number)
+        exact = known * (1 << -least) + values.astype(object) * powers
+        rounded, over = _rounded(exact, -least)
+        none = np.zeros(over.shape, dtype=bool)
+        return _codes(rounded, Flags(none, over & (exact > 0), over & (exact < 0)))
 
     def _others(
         self, values: np.ndarray, codes: np.ndarray, special: Flags
@@ -360,6 +413,18 @@ LEAST = FP32.min_exponent - FP32.mantissa_bits
 """Exponent of FP32's smallest number: every one is a multiple of ``2^LEAST``."""
 INFINITY = FP32.max_code + 1
 """FP32's code of infinity; with the mantissa's highest bit it is the canonical NaN."""
+
+
+def _to_float(numbers: np.ndarray, power: int) -> np.ndarray:
+    """Python's integers times ``2^power`` as ``float64``, rounded once."""
+
+    def one(number: int) -> float:
+        extra = max(0, abs(number).bit_length() - 64)
+        # A sticky bit keeps the rounding to one.
+        kept = number >> extra | (number & ((1 << extra) - 1) != 0)
+        return math.ldexp(float(kept), extra + power)
+
+    return np.asarray(np.frompyfunc(one, 1, 1)(numbers), dtype=np.float64)
 
 
 def _scaled(values: np.ndarray, powers: np.ndarray) -> np.ndarray:

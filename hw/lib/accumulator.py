@@ -8,9 +8,17 @@ A step's sum ``D`` comes as ``R = c − D``, a non-negative number of ``bits`` b
 ``±D`` to ``s`` then needs no more than ``R``, a conditional complement of it and a carry:
 ``−D = R − c``, and ``+D = ~R − (2^bits − 1 − c)``. With ``c = 2^(bits−1) − 1`` these are ``R`` and
 ``~R`` less ``2^(bits−1)``, plus one for ``−D``.
+
+Where the unit of the sums changes during a job, ``y`` is first shifted down, arithmetically. The
+distance comes in digits, of each digit one line a value: as lines that a column knows nothing of,
+a stage is one AND-OR-INVERT gate a bit and no multiplexer, and the last one is of the gate that is
+there in any case. Bits below the point, ``guard`` of them, only take part in shifts: of ``s`` and
+of ``y`` they are each other's complement, as all the others are.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Instance, Module, Signal, Value
 
@@ -41,6 +49,9 @@ def accumulate(
     planes: int,
     addend: Value | None,
     take: Value | None,
+    down: Sequence[tuple[int, Value]] | None = None,
+    moving: int = 0,
+    guard: int = 0,
 ) -> Value:
     """The accumulator of one output; returns ``y``.
 
@@ -52,10 +63,15 @@ def accumulate(
         hold: keep ``y``; else start at 0, or with ``shift`` at ``y · 2**planes``.
         shift: None if a job never makes more than one pass.
         addend: added to ``y`` in the step where ``take`` is set.
+        down: ``(weight, lines)`` of every digit: of the line ``j`` that is set, ``y`` is shifted
+            down by ``j · weight`` first where ``hold`` is set; with no line of the last one set it
+            starts at 0. None for no shift.
+        moving: bits that hold any ``y`` that is shifted: those above are its sign and stay.
+        guard: bits below ``step``; there is no addend then.
     """
     y = Signal(width, name=f"{name}_y")
     # ~(hold & y | …): one AND-OR-INVERT gate a bit; no leg chosen gives all ones, y = 0.
-    legs = hold.replicate(width) & y
+    legs = hold.replicate(width) & y if down is None else _moved(m, name, y, down, hold, moving)
     if shift is not None:
         legs = legs | (shift.replicate(width) & Cat(Const(0, planes), y[: width - planes]))
     elif addend is not None and take is not None:
@@ -65,9 +81,12 @@ def accumulate(
     m.d.comb += row.eq(~legs)
     if addend is not None and take is not None and shift is not None:
         row = _add_addend(m, name, width, row, addend, take)
+    total: list[Value] = []
+    if guard:
+        total.append(row[:guard])
+        row, width = row[guard:], width - guard
     # Modulo 2**width a step that reaches above the accumulator has no upper half.
     split = min(len(step) - 1, width)
-    total: list[Value] = []
     over: Value = carry
     if split:
         low = Signal(split, name=f"{name}_low")
@@ -93,11 +112,53 @@ def accumulate(
             o_s=high,
         )
         total.append(high)
-    state = Signal(width, name=f"{name}_state", reset_less=True)
+    state = Signal(width + guard, name=f"{name}_state", reset_less=True)
     with m.If(enable):
         m.d.sync += state.eq(Cat(*total))
     m.d.comb += y.eq(~state)
     return y
+
+
+def digits(count: int) -> tuple[int, ...]:
+    """Radices of the digits, the lowest first, that tell 0 to ``count − 1`` apart at least cost.
+
+    A stage of two costs 5, of three 8, as AND-OR-INVERT gates of two and of three legs do. The last
+    is of two: with what starts a pass it has a third leg.
+    """
+    choices = [
+        (5 * twos + 8 * threes, (3,) * threes + (2,) * twos + (2,))
+        for twos in range(count.bit_length() + 1)
+        for threes in range(count.bit_length() + 1)
+        if 2 ** (twos + 1) * 3**threes >= count
+    ]
+    return min(choices)[1]
+
+
+def _moved(
+    m: Module,
+    name: str,
+    y: Value,
+    down: Sequence[tuple[int, Value]],
+    hold: Value,
+    moving: int,
+) -> Value:
+    """``floor(y / 2**distance)``, or 0."""
+    above, y = y[moving:], y[:moving]
+    width = len(y)
+    kept: Value = hold
+    for stage, (weight, lines) in enumerate(down):
+        if stage == len(down) - 1:
+            lines = lines & hold.replicate(len(lines))
+            kept = lines.any()
+        legs: Value = Const(0, width)
+        for index in range(len(lines)):
+            step = min(index * weight, width)
+            there = Cat(y[step:], y[-1].replicate(step))
+            legs = legs | (there & lines[index].replicate(width))
+        moved = Signal(width, name=f"{name}_down_{weight}")
+        m.d.comb += moved.eq(legs)
+        y = moved
+    return Cat(y, above & kept.replicate(len(above))) if len(above) else y
 
 
 def _add_addend(m: Module, name: str, width: int, row: Value, addend: Value, take: Value) -> Value:

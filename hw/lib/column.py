@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import Cat, Fragment, Module, Signal, Value
 from amaranth.lib import wiring
@@ -32,6 +32,11 @@ class Column(wiring.Component):
         planes: times the accumulators double between passes; 0 if a job makes one pass.
         doubled: the accumulators hold twice the result.
         halved: the accumulators hold the result without its lowest bit, which the shell knows.
+        guard: bits of the results below the steps' sums.
+
+        down: radices of the digits of ``down``, which says row by row how far accumulators are
+            shifted down before a step is added, and ``moving`` the bits of any sum that is; see
+            ``hw.lib.accumulator``.
     """
 
     def __init__(
@@ -43,9 +48,13 @@ class Column(wiring.Component):
         planes: int = 0,
         doubled: bool = False,
         halved: bool = False,
+        guard: int = 0,
+        down: Sequence[int] = (),
+        moving: int = 0,
     ):
         self.spec = spec
-        self.planes, self.doubled, self.halved = planes, doubled, halved
+        self.planes, self.doubled, self.halved, self.guard = planes, doubled, halved, guard
+        self.radices, self.moving = tuple(down), moving
         self.lanes = {item.name: item.bits // spec.tile.n for item in weights.fields}
         members = dict(inputs)
         if spec.pipeline.heap:
@@ -109,12 +118,24 @@ class Column(wiring.Component):
                 planes=self.planes,
                 addend=self._addend(row),
                 take=self.take_c if spec.addend else None,
+                down=self._down(row),
+                moving=self.moving,
+                guard=self.guard,
             )
             if self.doubled:
                 y = y[1:]
             results.append(Cat(0, y) if self.halved else y)
         m.d.comb += self.o.eq(Cat(*results))
         return m
+
+    def _down(self, row: int) -> list[tuple[int, Value]] | None:
+        if not self.radices:
+            return None
+        position, weight, found = row * sum(self.radices), 1, []
+        for radix in self.radices:
+            found.append((weight, self.down[position : position + radix]))
+            position, weight = position + radix, weight * radix
+        return found
 
     def _addend(self, row: int) -> Value | None:
         if not self.spec.addend:

@@ -45,7 +45,7 @@ class Cuts:
 
     def to(self, value: Value, stage: int, target: int) -> Value:
         """A value of one stage as seen in a later one."""
-        if isinstance(value, Const):
+        if isinstance(value, Const) or not len(value):
             return value
         for index in range(stage, target):
             key = (id(value), index)

@@ -1,7 +1,9 @@
-"""Addition and multiplication of floating-point numbers, each rounded once, with cuts for registers.
+"""Addition and multiplication of floating-point numbers, each rounded once.
 
 Both are the operations of IEEE 754-2019, rounding to nearest, ties to even, with subnormal numbers,
 signed zeros and infinities. Every NaN that comes out is the positive quiet one of the format.
+
+:data:`MULTIPLY_CUTS` are: the product as two numbers; as one; shifted; cut to the format's bits.
 
 A ``cut`` is where a caller may put registers: ``cut(point, field, value)`` gives the value behind
 the register, or the value itself where that point has none.
@@ -14,13 +16,26 @@ from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
 
-from hw.formats import FloatFormat
-from hw.lib.floats import NO, Parts, Unpacked, normalise, pack, place, shift_right_sticky, unpack
+from hw.formats import FloatFormat, Overflow
+from hw.lib.floats import (
+    NO,
+    Normalised,
+    Parts,
+    Unpacked,
+    count_leading_zeros,
+    narrow,
+    normalise,
+    pack,
+    place,
+    shift_right_sticky,
+    unpack,
+)
+from hw.lib.product import product_rows
 
 Cut = Callable[[str, str, Value], Value]
 
-ADD_CUTS = ("ordered", "aligned", "summed", "moved")
-MULTIPLY_CUTS = ("product", "moved", "placed")
+ADD_CUTS = ("ordered", "aligned", "summed", "counted", "moved")
+MULTIPLY_CUTS = ("rows", "product", "moved", "placed")
 
 
 def _through(cut: Cut, point: str, values: dict[str, Value]) -> dict[str, Value]:
@@ -34,8 +49,8 @@ def _at(cut: Cut, point: str) -> Callable[[str, Value], Value]:
 def add(m: Module, name: str, form: FloatFormat, a: Value, b: Value, *, cut: Cut) -> Value:
     """``a + b`` of codes of a signed format with infinities.
 
-    Cuts are :data:`ADD_CUTS`: operands by magnitude; the smaller one shifted; their sum; the sum
-    shifted, before it is rounded. Needs ``hw.lib.heap.LIBRARY``.
+    Cuts are :data:`ADD_CUTS`: operands by magnitude; the smaller one shifted; their sum; its
+    leading zeros counted; the sum shifted, before it is rounded. Needs ``hw.lib.heap.LIBRARY``.
     """
     bits = form.mantissa_bits
     swap = Signal(name=f"{name}_swap")
@@ -88,15 +103,24 @@ def add(m: Module, name: str, form: FloatFormat, a: Value, b: Value, *, cut: Cut
     sign = Signal(name=f"{name}_sign")
     # x - x is +0, and a NaN is positive.
     m.d.comb += sign.eq(state["sign"] & ~state["nan"] & ~(state["minus"] & ~magnitude.any()))
+    flags = {"sign": sign, "nan": state["nan"], "inf": state["inf"]}
+    counted = {
+        "total": magnitude,
+        "exponent": exponent,
+        "count": count_leading_zeros(m, f"{name}_zeros", magnitude, exponent),
+        **flags,
+    }
+    counted = _through(cut, "counted", counted)
     moved = normalise(
         m,
         f"{name}_norm",
-        magnitude,
-        exponent - (form.bias + bits + 3),
+        counted["total"],
+        counted["exponent"] - (form.bias + bits + 3),
         low=form.min_exponent,
-        limit=exponent,
-    ).through(_at(cut, "moved"))
-    flags = _through(cut, "moved", {"sign": sign, "nan": state["nan"], "inf": state["inf"]})
+        count=counted["count"],
+    )
+    moved = narrow(m, f"{name}_narrow", form, moved).through(_at(cut, "moved"))
+    flags = _through(cut, "moved", {field: counted[field] for field in flags})
     placed = place(m, f"{name}_place", form, moved)
     return pack(m, f"{name}_pack", form, placed, **flags)
 
@@ -134,29 +158,132 @@ def factor(form: FloatFormat, parts: Unpacked) -> Factor:
     )
 
 
-def multiply(
-    m: Module, name: str, form: FloatFormat, left: Factor, right: Factor, *, cut: Cut
-) -> Value:
-    """The product of two factors, rounded once to ``form``.
-
-    Cuts are :data:`MULTIPLY_CUTS`: the exact product; shifted; cut to the format's bits.
-    """
-    product = Signal(len(left.significand) + len(right.significand), name=f"{name}_product")
-    nan, inf = Signal(name=f"{name}_nan"), Signal(name=f"{name}_inf")
-    sign = Signal(name=f"{name}_sign")
+def either(m: Module, name: str, choice: Value, first: Factor, second: Factor) -> Factor:
+    """``first``, or ``second`` where ``choice`` is 1."""
+    width = max(len(first.significand), len(second.significand))
+    significand = Signal(width, name=f"{name}_significand")
+    chosen = Mux(choice, second.power, first.power)
+    power = Signal(chosen.shape(), name=f"{name}_power")
+    flags = {field: Signal(name=f"{name}_{field}") for field in ("sign", "zero", "nan", "inf")}
     m.d.comb += [
-        product.eq(left.significand * right.significand),
+        significand.eq(Mux(choice, second.significand, first.significand)),
+        power.eq(chosen),
+        *(
+            flag.eq(Mux(choice, getattr(second, field), getattr(first, field)))
+            for field, flag in flags.items()
+        ),
+    ]
+    return Factor(significand=significand, power=power, low=min(first.low, second.low), **flags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Parts):
+    """``(-1)^sign * magnitude * 2^power`` without rounding, or NaN or an infinity.
+
+    ``low`` is the least ``power`` of a magnitude that is not 0; a NaN has no sign.
+    """
+
+    sign: Value
+    magnitude: Value
+    power: Value
+    nan: Value
+    inf: Value
+    low: int
+
+
+def exact(value: Factor) -> Exact:
+    """A factor alone."""
+    return Exact(
+        sign=value.sign & ~value.nan,
+        magnitude=value.significand,
+        power=value.power,
+        nan=value.nan,
+        inf=value.inf,
+        low=value.low,
+    )
+
+
+def product(m: Module, name: str, left: Factor, right: Factor, *, cut: Cut) -> Exact:
+    """The exact product; cuts are ``rows`` (two numbers to add) and ``product`` (their sum).
+
+    Needs ``hw.lib.heap.LIBRARY``. A significand of one bit, as of a power of two, costs no adder.
+    """
+    nan, inf, sign = (Signal(name=f"{name}_{flag}") for flag in ("nan", "inf", "sign"))
+    m.d.comb += [
         nan.eq(left.nan | right.nan | (left.inf & right.zero) | (left.zero & right.inf)),
         inf.eq(left.inf | right.inf),
         sign.eq((left.sign ^ right.sign) & ~nan),
     ]
-    state = {"product": product, "power": left.power + right.power}
-    state = _through(cut, "product", state)
-    moved = normalise(
-        m, f"{name}_norm", state["product"], state["power"], low=left.low + right.low
-    ).through(_at(cut, "moved"))
+    state = {"power": left.power + right.power, "nan": nan, "inf": inf, "sign": sign}
+    narrow_, wide = sorted((left.significand, right.significand), key=len)
+    if len(narrow_) == 1:
+        magnitude = wide & narrow_.replicate(len(wide))
+        state = _through(cut, "rows", {"magnitude": magnitude, **state})
+    else:
+        first, second = product_rows(m, name, wide, narrow_)
+        state = _through(cut, "rows", {"first": first, "second": second, **state})
+        summed = Signal(len(first), name=f"{name}_product")
+        m.submodules[f"{name}_add"] = Instance(
+            "rtlgen_add",
+            p_WIDTH=len(first),
+            i_a=state.pop("first"),
+            i_b=state.pop("second"),
+            i_ci=Const(0, 1),
+            o_s=summed,
+            o_co=Signal(name=f"{name}_over"),
+        )
+        state["magnitude"] = summed
+    return Exact(**_through(cut, "product", state), low=left.low + right.low)
+
+
+def as_factor(value: Exact, zero: Value) -> Factor:
+    """An exact product as a factor; ``zero`` says where it is 0."""
+    return Factor(
+        sign=value.sign,
+        significand=value.magnitude,
+        power=value.power,
+        zero=zero,
+        nan=value.nan,
+        inf=value.inf,
+        low=value.low,
+    )
+
+
+def round_exact(
+    m: Module,
+    name: str,
+    form: FloatFormat,
+    value: Exact,
+    *,
+    cut: Cut,
+    overflow: Overflow = "nonsaturating",
+    normal: bool = False,
+) -> Value:
+    """An exact value rounded once to a code; cuts are ``moved`` (normalised) and ``placed``.
+
+    ``normal``: a magnitude without its top bit is one that ``form`` need not have normalised: its
+    exponents begin no lower than those of the format that the value is of.
+    """
+    if normal:
+        moved = Normalised(
+            magnitude=value.magnitude,
+            exponent=value.power,
+            sticky=NO,
+            low=value.low + len(value.magnitude) - 1,
+            limited=True,
+        )
+    else:
+        moved = normalise(m, f"{name}_norm", value.magnitude, value.power, low=value.low)
+    moved = narrow(m, f"{name}_narrow", form, moved).through(_at(cut, "moved"))
     placed = place(m, f"{name}_place", form, moved).through(_at(cut, "placed"))
-    flags = {"sign": sign, "nan": nan, "inf": inf}
-    for point in MULTIPLY_CUTS:
+    flags = {"sign": value.sign, "nan": value.nan, "inf": value.inf}
+    for point in ("moved", "placed"):
         flags = _through(cut, point, flags)
-    return pack(m, f"{name}_pack", form, placed, **flags)
+    return pack(m, f"{name}_pack", form, placed, **flags, overflow=overflow)
+
+
+def multiply(
+    m: Module, name: str, form: FloatFormat, left: Factor, right: Factor, *, cut: Cut
+) -> Value:
+    """The product of two factors, rounded once to ``form``; cuts are :data:`MULTIPLY_CUTS`."""
+    return round_exact(m, name, form, product(m, name, left, right, cut=cut), cut=cut)

@@ -182,32 +182,32 @@ def normalise(
     sticky: Value = NO,
     *,
     low: int | None = None,
-    limit: Value | None = None,
+    count: Value | None = None,
 ) -> Normalised:
     """A magnitude of any width with its leading one on top.
 
     Args:
         exponent: of bit 0; signed or not.
         low: its least value if that is more than its shape says: spares what comes later. With a
-            ``limit`` that of the top bit, behind the shift.
-        limit: the most to shift by: what would leave a subnormal number's place stays in it.
+            ``count`` that of the top bit, behind the shift.
+        count: how far to shift, if that is known: of :func:`count_leading_zeros`, with a limit that
+            leaves a subnormal number in its place.
     """
     least, highest = _range(exponent)
     if low is None:
         low = least
-    if limit is None:
+    limited = count is not None
+    if count is None:
         value, count = leading_zeros(m, name, magnitude)
     else:
-        value, count = _limited_shift(m, name, magnitude, limit)
+        value = _shift_left(m, name, magnitude, count)
     found = Signal(_signed(min(low, least) - (1 << len(count)) + 1, highest), name=f"{name}_moved")
     m.d.comb += found.eq(exponent - count)
-    return Normalised(
-        magnitude=value, exponent=found, sticky=sticky, low=low, limited=limit is not None
-    )
+    return Normalised(magnitude=value, exponent=found, sticky=sticky, low=low, limited=limited)
 
 
-def count_leading_zeros(m: Module, name: str, value: Value) -> Value:
-    """How many zeros lie above the leading one, without the shift; of zero all ones.
+def count_leading_zeros(m: Module, name: str, value: Value, limit: Value) -> Value:
+    """How many zeros lie above the leading one, but no more than ``limit``.
 
     A tree: a half that is zero passes on the other's count, one bit a level (V. G. Oklobdzija, "An
     algorithmic and novel design of a leading zero detector circuit", 1994).
@@ -226,19 +226,91 @@ def count_leading_zeros(m: Module, name: str, value: Value) -> Value:
             m.d.comb += [empty.eq(above & below), count.eq(Cat(*chosen, above))]
             joined.append((empty, [count[bit] for bit in range(level + 1)]))
         parts = joined
-    return Cat(*parts[0][1])
+    zeros = Cat(*parts[0][1])
+    found = Signal(levels, name=name)
+    m.d.comb += found.eq(Mux(zeros < limit, zeros, limit))
+    return found
 
 
-def _limited_shift(m: Module, name: str, value: Value, limit: Value) -> tuple[Value, Value]:
-    """A value shifted left until its top bit is 1, but by no more than ``limit``; by how much."""
-    zeros = count_leading_zeros(m, name, value)
-    count = Signal(len(zeros), name=f"{name}_count")
-    m.d.comb += count.eq(Mux(zeros < limit, zeros, limit))
-    for stage in reversed(range(len(count))):
-        shifted = Signal(len(value), name=f"{name}_left_{1 << stage}")
-        m.d.comb += shifted.eq(Mux(count[stage], value << (1 << stage), value))
+def _shift_left(m: Module, name: str, value: Value, amount: Value) -> Value:
+    for stage in reversed(range(len(amount))):
+        step = 1 << stage
+        shifted = Signal(len(value), name=f"{name}_left_{step}")
+        m.d.comb += shifted.eq(Mux(amount[stage], value << step, value))
         value = shifted
-    return value, count
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Parts):
+    """A magnitude as an integer and what is below it.
+
+    Attributes:
+        whole: the integer's lowest bits.
+        guard, sticky: its first bit behind the point, and whether anything is below that.
+        over: the integer has more bits.
+    """
+
+    whole: Value
+    guard: Value
+    sticky: Value
+    over: Value
+
+
+def fix(m: Module, name: str, magnitude: Value, exponent: Value, bits: int) -> Fixed:
+    """``magnitude * 2^exponent`` as an integer of ``bits`` bits.
+
+    A shifter to the right, widest shift first: what a stage can no longer bring into the ``bits``
+    is left out of the next one, so that most of it is no wider than the result.
+    """
+    # Above the point as far as a value that fits can be shifted up, below it the guard bit.
+    value: Value = Cat(Const(0, bits + 1), magnitude)
+    least, highest = _range(exponent)
+    amount = Signal(_signed(bits - highest, bits - least), name=f"{name}_amount")
+    matter = min(len(amount) - 1, len(value).bit_length())
+    m.d.comb += amount.eq(bits - exponent)
+    lost: list[Value] = []
+    above: list[Value] = []
+    for stage in reversed(range(matter)):
+        step = 1 << stage
+        shifted = Signal(len(value), name=f"{name}_right_{step}")
+        fallen = Signal(name=f"{name}_lost_{step}")
+        m.d.comb += [
+            shifted.eq(Mux(amount[stage], value[step:], value)),
+            fallen.eq(amount[stage] & value[:step].any()),
+        ]
+        lost.append(fallen)
+        reach = bits + step
+        if len(value) > reach:
+            above.append(shifted[reach:].any())
+        value = shifted[:reach]
+    beyond, up = Signal(name=f"{name}_beyond"), Signal(name=f"{name}_up")
+    some, over = Signal(name=f"{name}_some"), Signal(name=f"{name}_over")
+    kept, sticky = Signal(bits + 1, name=f"{name}_kept"), Signal(name=f"{name}_sticky")
+    m.d.comb += [
+        up.eq(amount[-1]),
+        beyond.eq(amount[matter:-1].any() & ~up),
+        some.eq(magnitude.any()),
+        over.eq(Mux(up, some, Cat(*above).any() & ~beyond)),
+        kept.eq(value & (~beyond).replicate(bits + 1)),
+        sticky.eq(Mux(beyond, some, Cat(*lost).any())),
+    ]
+    return Fixed(whole=kept[1:], guard=kept[0], sticky=sticky, over=over)
+
+
+def narrow(m: Module, name: str, form: FloatFormat, value: Normalised) -> Normalised:
+    """Without the bits that can only be sticky in that format: less to register."""
+    drop = len(value.magnitude) - (form.mantissa_bits + 2)
+    if drop <= 0:
+        return value
+    least, highest = _range(value.exponent)
+    exponent = Signal(_signed(least + drop, highest + drop), name=f"{name}_raised")
+    sticky = Signal(name=f"{name}_dropped")
+    m.d.comb += [
+        exponent.eq(value.exponent + drop),
+        sticky.eq(Cat(value.sticky, value.magnitude[:drop]).any()),
+    ]
+    return replace(value, magnitude=value.magnitude[drop:], exponent=exponent, sticky=sticky)
 
 
 @dataclass(frozen=True, kw_only=True)

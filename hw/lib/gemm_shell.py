@@ -40,11 +40,22 @@ class Shared:
             the shell selects one of the named outputs and columns see it under ``name``.
         parity: a front-end output of M bits that is the parity of ``Σ a`` of the step, for cores
             whose results carry the last pass's running parity (see ``lut_core``), or None.
+        late: outputs for the accumulators, which columns get with the sum of the step's terms.
+        rows: fields of the results that a row shares, ``field -> output``; a job's last step gives
+            them.
+        begins: the front end is told by ``first`` whether the step that it takes into the registers
+            under ``f_load`` is the first one of its job.
+        cuts: registers of the columns that front-end outputs pass as well, each of them once for
+            all columns: the front end gets their enables as ``cut_en``.
     """
 
     outputs: Mapping[str, int]
     by_pass: Mapping[str, tuple[str, str, str, str]] = field(default_factory=dict)
     parity: str | None = None
+    late: tuple[str, ...] = ()
+    rows: Mapping[str, str] = field(default_factory=dict)
+    begins: bool = False
+    cuts: int = 0
 
     def inputs(self, rows: int, lines: Iterable[str]) -> dict[str, int]:
         """Width of what every column gets from front end and control, by name."""
@@ -52,7 +63,7 @@ class Shared:
         found = {
             name: width
             for name, width in self.outputs.items()
-            if name not in variants and name != self.parity
+            if name not in variants and name != self.parity and name not in self.rows.values()
         }
         found |= {name: self.outputs[names[0]] for name, names in self.by_pass.items()}
         if self.parity is not None:
@@ -84,6 +95,8 @@ class GemmShell(wiring.Component):
     accumulators and hold off the next job's steps until they are taken, or until the first register
     of the tail takes them, where columns have one.
 
+    Results that a row shares come last in the payload of ``o``, as their fields do.
+
     Latency: ``2 + pipeline.front + cuts + tail`` cycles from the first operand transfer to the
     result transfer of a one-step job; interval: one step a cycle, jobs back to back.
 
@@ -110,7 +123,9 @@ class GemmShell(wiring.Component):
         self.tail = tail
         results = self.streams["o"].fields
         # A column gives its part of every field, all rows of one field after the other.
-        self.result_widths = [item.bits // (spec.tile.m * spec.tile.n) for item in results]
+        self.result_widths = [
+            item.bits // (spec.tile.m * spec.tile.n) for item in results if len(item.shape) > 1
+        ]
         self.operand = next(name for name in self.streams if name in ("i_a", "i_t"))
         super().__init__(component_streams(streams))
 
@@ -152,13 +167,38 @@ class GemmShell(wiring.Component):
         a_move = Signal()
         f_full = Signal()
         f_load = Signal()
+        told: dict[str, Value] = {}
         m.d.comb += [operand.ready.eq(~a_full | a_move), a_load.eq(operand.valid & operand.ready)]
         m.d.sync += a_full.eq(a_load | (a_full & ~a_move))
-        if self.front:
+        if self.front > 1:
+            # Another register in the midst of the front end.
+            g_full = Signal()
+            g_load = Signal()
+            m.d.comb += [
+                a_move.eq(a_full & (~g_full | f_load)),
+                g_load.eq(a_move),
+                f_load.eq(g_full & (~f_full | take)),
+            ]
+            m.d.sync += [
+                g_full.eq(g_load | (g_full & ~f_load)),
+                f_full.eq(f_load | (f_full & ~take)),
+            ]
+            told["i_g_load"] = g_load
+        elif self.front:
             m.d.comb += [a_move.eq(a_full & (~f_full | take)), f_load.eq(a_move)]
             m.d.sync += f_full.eq(f_load | (f_full & ~take))
         else:
             m.d.comb += [f_full.eq(a_full), a_move.eq(take)]
+        if self.shared.begins:
+            # What moves up is the step at hand if none stands there, else the one after it.
+            begins = Signal()
+            m.d.comb += begins.eq(~active | (first_step & first_pass))
+            if self.front:
+                with m.If(f_full):
+                    m.d.comb += begins.eq(finish)
+            else:
+                m.d.comb += f_load.eq(take)
+            told["i_first"] = begins
 
         # Weight side: the registers are in the columns.
         w_full = Signal()
@@ -220,14 +260,19 @@ class GemmShell(wiring.Component):
             i_a_load=a_load,
             i_f_load=f_load,
             **({} if steps.idle is None else {"i_idle": steps.idle}),
+            **told,
+            **({"i_cut_en": Cat(*move[: self.shared.cuts])} if self.shared.cuts else {}),
             **ports,
         )
+        late = self._late(m, shared, move, cuts)
         to_columns = {
             name: value
             for name, value in shared.items()
             if not any(name in variants for variants in self.shared.by_pass.values())
             and name != self.shared.parity
+            and name not in self.shared.rows.values()
         }
+        to_columns |= {name: late[name] for name in self.shared.late}
         for name, (middle, first, last, only) in self.shared.by_pass.items():
             chosen = Signal(len(shared[middle]), name=f"step_{name}")
             kinds = {0: middle, 1: first, 2: last, 3: only}
@@ -282,7 +327,7 @@ class GemmShell(wiring.Component):
                 **{f"i_{name}": value for name, value in to_columns.items()},
             )
             results.append(result)
-        words = []
+        words: list[Value] = []
         for index, width in enumerate(self.result_widths):
             start = tile.m * sum(self.result_widths[:index])
             for row in range(tile.m):
@@ -291,8 +336,28 @@ class GemmShell(wiring.Component):
                     if parity is not None:
                         word = Cat(parity[row], word[1:])
                     words.append(word)
+        for name, source in self.shared.rows.items():
+            register = Signal(len(late[source]), name=f"result_{name}", reset_less=True)
+            with m.If(move[cuts]):
+                m.d.sync += register.eq(late[source])
+            words.append(register)
         m.d.comb += out.payload.eq(Cat(*words))
         return m
+
+    def _late(
+        self, m: Module, shared: Mapping[str, Signal], move: list[Signal], cuts: int
+    ) -> dict[str, Value]:
+        """Outputs of the front end that go along with their step through the heap's registers."""
+        found: dict[str, Value] = {}
+        for name in (*self.shared.late, *self.shared.rows.values()):
+            value: Value = shared[name]
+            for i in range(cuts):
+                register = Signal(len(value), name=f"{name}_{i + 1}", reset_less=True)
+                with m.If(move[i]):
+                    m.d.sync += register.eq(value)
+                value = register
+            found[name] = value
+        return found
 
     def _tail(self, m: Module, made: Value, free: Signal) -> list[Signal]:
         """Control of the registers behind the accumulators: when each takes a result.

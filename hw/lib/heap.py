@@ -170,6 +170,52 @@ class Heap:
                 result.append(Bit(Const(one, 1), 0.0, 0))
         return result
 
+    def compress(self) -> list[list[Bit]]:
+        """The sum, at most two bits a column, least significant first.
+
+        By stages, each of which leaves columns of no more than two thirds of the height before it
+        and adds no more than that takes (L. Dadda, "Some schemes for parallel multipliers", 1965):
+        unlike those of :meth:`resolve`, carries never ripple; the rest is for one carry-propagate
+        addition.
+        """
+        constant = self.const % (1 << self.width)
+        self.const = 0
+        columns = [list(bits) for bits in self._columns]
+        for column, bits in enumerate(columns):
+            if constant >> column & 1:
+                bits.append(Bit(Const(1, 1), 0.0, 0))
+        heights = [2]
+        while heights[-1] < max(map(len, columns)):
+            heights.append(heights[-1] * 3 // 2)
+        for height in reversed(heights[:-1]):
+            columns = self._stage(columns, height)
+        return [bits or [Bit(Const(0, 1), 0.0, 0)] for bits in columns]
+
+    def _stage(self, columns: list[list[Bit]], height: int) -> list[list[Bit]]:
+        """Columns of at most ``height`` bits, by adders side by side."""
+        result: list[list[Bit]] = [[] for _ in columns]
+        for column, bits in enumerate(columns):
+            last = column == self.width - 1
+            queue = sorted(bits, key=lambda bit: bit.time)
+            index = 0
+            while len(queue) + len(result[column]) > height:
+                label = f"{self.name}_{height}_{column}_{index}"
+                index += 1
+                count = min(3, len(queue), len(queue) + len(result[column]) - height + 1)
+                taken, queue = queue[:count], queue[count:]
+                rest = [bit for bit in taken if not isinstance(bit.value, Const)]
+                if len(rest) < count:
+                    total, carry = self._with_one(label, rest, last)
+                elif count == 3:
+                    total, carry = self._full(label, taken)
+                else:
+                    total, carry = self._half(label, taken, last)
+                result[column].append(total)
+                if not last:
+                    result[column + 1].append(carry)
+            result[column] += queue
+        return result
+
     def _aligned(self, label: str, bits: list[Bit], delay: float) -> tuple[list[Value], float, int]:
         """Values of bits in one stage, the time they are all there, and that stage."""
         time = max(bit.time for bit in bits)

@@ -175,8 +175,9 @@ def job_rules(spec: GemmSpec) -> Monitor:
     probes |= order.probes
     if order.idles:
         probes["fire"] = 1
-    if front:
-        probes["f_full"] = 1
+    # Registers of the front end, in the order in which a beat passes them.
+    behind = {0: (), 1: ("f_full",), 2: ("g_full", "f_full")}[front]
+    probes |= dict.fromkeys(behind, 1)
     if addend:
         probes["accumulate"] = 1
     stages = range(1, cuts + 1)
@@ -186,7 +187,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
             probes[f"addend_{i}"] = 1
     probes |= {f"held_{i}": 1 for i in range(tail)}
     text += [f"wire [{width - 1}:0] p_{name};\n" for name, width in probes.items()]
-    held = f"p_a_full + {bits}'d0" + (" + p_f_full" if front else "")
+    held = f"p_a_full + {bits}'d0" + "".join(f" + p_{name}" for name in behind)
     text.append(
         f"wire [{bits - 1}:0] wide_k = p_k_steps_m1, wide_steps = p_steps_left;\n"
         f"wire [{bits - 1}:0] steps_a_pass = wide_k + 1;\n"
@@ -197,7 +198,7 @@ def job_rules(spec: GemmSpec) -> Monitor:
     finishing = "".join(f" + (p_valid_{i} & p_last_{i})" for i in stages)
     finishing += "".join(f" + p_held_{i}" for i in range(tail))
     helpers = {
-        "h_jobs": "jobs in flight are the active one, those in the heap's registers, the results",
+        "h_jobs": "jobs in flight are the active one, those in the columns' registers, the result",
         "h_counters": "the counters are those of the latest job",
         f"h_{a}": "beats owed are steps to fire less beats held",
         "h_i_w": "the same for weights",
@@ -205,8 +206,8 @@ def job_rules(spec: GemmSpec) -> Monitor:
     }
     full = "p_active & p_a_full & p_w_full"
     filled = f"(run == 0 | ({full}))"
-    if front:
-        filled += " & (run < 2 | p_f_full)"
+    for place, name in enumerate(behind):
+        filled += f" & (run < {2 + place} | p_{name})"
     wires |= {
         "h_jobs": f"jobs == {count}'d0 + p_active{finishing} + o__valid",
         "h_counters": f"latest_passes <= {spec.max_passes} & (~p_active"

@@ -23,6 +23,14 @@ SPECS: dict[str, dict[str, Any]] = {
         "addend": True,
         "max_k": 9,
     },
+    "lut_floats": {
+        "block": "lut_core",
+        "tile": {"m": 2, "n": 1, "k": 3},
+        "activations": {"format": "fp8_e4m3", "bits": 5},
+        "weights": {"encoding": "unsigned", "max_bits": 2},
+        "pipeline": {"front": 2, "heap": 0},
+        "max_k": 9,
+    },
     "mac": {
         "block": "mac_core",
         "tile": {"m": 2, "n": 2, "k": 3},

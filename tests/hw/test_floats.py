@@ -256,6 +256,57 @@ def test_a_least_exponent_spares_the_second_shifter(evaluate: Evaluate, under: i
     np.testing.assert_array_equal(call(magnitude=magnitude, exponent=exponent)["code"], wanted)
 
 
+@pytest.mark.parametrize(("width", "bits"), [(6, 3), (3, 6), (1, 1), (9, 2)])
+def test_every_magnitude_as_an_integer(evaluate: Evaluate, width: int, bits: int) -> None:
+    def build(m: Module, values: Mapping[str, Value]) -> dict[str, Value]:
+        return vars(floats.fix(m, "f", values["magnitude"], values["exponent"], bits))
+
+    outputs = {"whole": bits, "guard": 1, "sticky": 1, "over": 1}
+    magnitude, exponent = (
+        part.reshape(-1)
+        for part in np.meshgrid(np.arange(1 << width), np.arange(-32, 32), indexing="ij")
+    )
+    found = evaluate(build, {"magnitude": width, "exponent": -6}, outputs)(
+        magnitude=magnitude, exponent=exponent
+    )
+    for index, (value, power) in enumerate(zip(magnitude, exponent, strict=True)):
+        exact = Fraction(int(value)) * Fraction(2) ** int(power)
+        whole = int(exact)
+        assert found["over"][index] == (whole >= 1 << bits)
+        if whole < 1 << bits:
+            rest = (exact - whole) * 2
+            assert found["whole"][index] == whole
+            assert found["guard"][index] == int(rest)
+            assert found["sticky"][index] == (rest != int(rest))
+
+
+def test_leading_zeros_up_to_a_limit_and_narrow_numbers(evaluate: Evaluate) -> None:
+    def build(m: Module, values: Mapping[str, Value]) -> dict[str, Value]:
+        value, limit = values["value"], values["limit"]
+        count = floats.count_leading_zeros(m, "count", value, limit)
+        moved = floats.normalise(m, "n", value, values["exponent"], low=-6, count=count)
+        short = floats.narrow(m, "s", FP8_E4M3, moved)
+        assert len(short.magnitude) == FP8_E4M3.mantissa_bits + 2
+        placed = floats.place(m, "p", FP8_E4M3, short)
+        code = floats.pack(m, "k", FP8_E4M3, placed, sign=Const(0, 1))
+        return {"count": count, "code": code}
+
+    call = evaluate(
+        build, {"value": 11, "limit": 4, "exponent": -6}, {"count": 4, "code": FP8_E4M3.width}
+    )
+    value, limit = (
+        part.reshape(-1)
+        for part in np.meshgrid(np.arange(1 << 11), np.arange(1, 16), indexing="ij")
+    )
+    # Stored exponents of the top bit from 1 on: `limit` below it is where subnormals begin.
+    exponent = limit + FP8_E4M3.min_exponent - 10
+    found = call(value=value, limit=limit, exponent=exponent)
+    length = np.array([int(each).bit_length() for each in value])
+    np.testing.assert_array_equal(found["count"], np.minimum(11 - length, limit))
+    wanted = FP8_E4M3.encode(np.ldexp(value.astype(np.float64), exponent))
+    np.testing.assert_array_equal(found["code"], wanted)
+
+
 def test_what_has_no_code_is_refused() -> None:
     m = Module()
     value = floats.place(m, "p", PLAIN, floats.normalise(m, "n", Signal(4), Signal(4)))

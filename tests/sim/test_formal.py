@@ -26,6 +26,7 @@ DAILY_PARTS = ("streams", "cones", "jobs")
 DAILY = {
     ("lut_core", "serial", "cycles"),
     ("lut_core", "planes_2", "cycles"),
+    ("lut_core", "float_running", "cycles"),
     ("mac_core", "zero", "cycles"),
     ("mac_core", "twos", "cycles"),
     ("lut_core", "unsigned 1×w2", "product"),
@@ -60,6 +61,7 @@ DAILY = {
 NIGHTLY_CONTROL = {
     *(("bitserial_core", name) for name in ("twos", "odd", "wide")),
     *(("mx_core", name) for name in ("powers", "infinite")),
+    *(("quantize", name) for name in ("mx", "mxint", "tiny", "nvfp", "nvint")),
 }
 """Specifications whose control is left to the nightly tests."""
 

@@ -31,6 +31,8 @@ CORE = CoreInts(
     weight_passes=1,
     step_bits=32,
     activation_bits=8,
+    activation_step_bits=8 * 16,
+    own_scales=0,
     zero_bits=2,
     weight_bits=2,
 )
@@ -194,7 +196,7 @@ def test_a_buffer_holds_a_block_of_one_operand(m: int, n: int, reads: tuple[int,
 
 def test_packed_trits_take_whole_bytes_a_step() -> None:
     # Five trits a byte: 16 lanes take 4 bytes, 20 lanes 4 bytes.
-    core = CORE._replace(k=20, step_bits=32, weight_bits=2, zero_bits=0)
+    core = CORE._replace(k=20, step_bits=32, activation_step_bits=160, weight_bits=2, zero_bits=0)
     assert one_linear(core, PLENTY, 1, 8, 60).weight_bytes == 8 * 3 * 4
     assert one_linear(core, PLENTY, 1, 8, 61).weight_bytes == 8 * 4 * 4
 

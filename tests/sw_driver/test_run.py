@@ -13,8 +13,9 @@ from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.bert import Bert
+from sw_driver.operands import operand_for, scheme_for
 from sw_driver.quantize import SCHEMES, Scheme, quantize_activations
-from sw_driver.run import LayerRunner, cosine, operand_for, run_layer, scheme_for
+from sw_driver.run import LayerRunner, cosine, run_layer
 
 CORES: dict[str, dict[str, Any]] = {
     "unsigned": {
@@ -181,3 +182,22 @@ def test_requests_are_checked(unsigned: Model) -> None:
     )
     with pytest.raises(InputError, match=r"u: activations: must be signed"):
         run_layer(unsigned_activations, model=bert, progress=False)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_scales_in_hardware_are_those_in_software(unsigned: Model, bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    x, w = rng.normal(size=(5, 96)).astype(np.float32), rng.normal(size=(13, 96)).astype(np.float32)
+    b = rng.normal(size=13).astype(np.float32)
+    spec = unsigned.spec
+    hardware = LayerRunner(spec, unsigned, group=32, hardware_scales=True)
+    output, run = hardware.linear("x", x, w, b, bits)
+    software, plain = LayerRunner(spec, unsigned, group=32).linear("x", x, w, b, bits)
+    hardware.close()
+    assert run.exact
+    assert plain.exact
+    # Three jobs of two tiles of rows and two of columns; every output is compared once more.
+    assert run.results == plain.results + 2 * 2 * 3 * 12
+    assert 0 < run.scale_cycles == run.scale_predicted
+    assert plain.scale_cycles == 0
+    np.testing.assert_allclose(output, software, rtol=1e-5, atol=1e-5)

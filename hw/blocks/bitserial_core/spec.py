@@ -99,8 +99,8 @@ class BitserialCoreSpec(IntegerGemmSpec):
         a, w = self.job_planes(job)
         return a.bit_count() * w.bit_count()
 
-    def operand_reads(self, weight_bits: int) -> tuple[int, int]:
-        return weight_bits, self.activations.max_bits
+    def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
+        return weight_bits, activation_bits
 
     def job_fields(self) -> tuple[StreamField, ...]:
         fields = [

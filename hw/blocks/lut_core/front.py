@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.blocks.lut_core import golden, tables
+from hw.blocks.lut_core.align import Aligner
 from hw.blocks.lut_core.plan import Plan
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.lib.gemm_shell import field_slice
@@ -112,7 +113,10 @@ class Front(wiring.Component):
 
     Members:
         operand: payload of the operand stream, taken when ``a_load`` is high.
-        f_load: take the outputs into their register (``pipeline.front = 1``).
+        f_load: take the outputs into their register (``pipeline.front`` 1 and 2); with floats and
+            no such register, the step is taken.
+        g_load: take what is behind the largest exponents into theirs (``pipeline.front = 2``).
+        first: the step that ``f_load`` takes is a job's first (floats).
         others: see :class:`hw.blocks.lut_core.plan.Plan`.
     """
 
@@ -125,6 +129,8 @@ class Front(wiring.Component):
                 "operand": In(self.stream.width),
                 "a_load": In(1),
                 "f_load": In(1),
+                **({"g_load": In(1)} if spec.pipeline.front > 1 else {}),
+                **({"first": In(1)} if self.plan.shared.begins else {}),
                 **{name: Out(width) for name, width in self.plan.shared.outputs.items()},
             }
         )
@@ -138,8 +144,15 @@ class Front(wiring.Component):
 
         entries: list[Value] = []
         totals: list[Value | None] = []
+        aligners: list[Aligner] = []
         for row in range(spec.tile.m):
-            if spec.table.source == "port":
+            if spec.activations.floating:
+                aligner = Aligner(m, spec, row, self._floats(held, row), self)
+                aligners.append(aligner)
+                generator = TableGenerator(m, spec, row, aligner.lanes(), Cat())
+                row_entries = generator.entries()
+                total = generator.total(row_entries) if spec.needs_sum else None
+            elif spec.table.source == "port":
                 row_entries, total = self._from_port(held, row)
             else:
                 generator = TableGenerator(m, spec, row, *lanes(spec, self.stream, held, row))
@@ -149,13 +162,15 @@ class Front(wiring.Component):
             totals.append(total)
         values: dict[str, Value] = {"t": Cat(*entries)}
         for name in plan.shared.outputs:
-            if name != "t":
+            if aligners and name in aligners[0].outputs:
+                values[name] = Cat(*(aligner.outputs[name] for aligner in aligners))
+            elif name != "t":
                 values[name] = Cat(*(plan.correction(name, total) for total in totals))
         for name, value in values.items():
             port = getattr(self, name)
             made = Signal(len(port), name=f"made_{name}")
             m.d.comb += made.eq(value)
-            if spec.pipeline.front:
+            if spec.pipeline.front and name not in Aligner.registered:
                 register = Signal(len(port), name=f"{name}_q", reset_less=True)
                 with m.If(self.f_load):
                     m.d.sync += register.eq(made)
@@ -163,6 +178,17 @@ class Front(wiring.Component):
             else:
                 m.d.comb += port.eq(made)
         return m
+
+    def _floats(self, held: Value, row: int) -> tuple[list[Value], Value | None]:
+        """One row's codes, and the exponent that is given with them."""
+        a, k = self.spec.activations, self.spec.tile.k
+        codes = field_slice(self.stream, held, "a")
+        given = None
+        if a.given:
+            given = field_slice(self.stream, held, "exponent").word_select(
+                row, a.form.exponent_bits
+            )
+        return [codes.word_select(row * k + lane, a.form.width) for lane in range(k)], given
 
     def _from_port(self, held: Value, row: int) -> tuple[list[Value], Value | None]:
         spec = self.spec

@@ -8,14 +8,17 @@ quantized entries ``T``, in units of ``2^entry_shift`` (``S`` is the sum of the 
   the sign bits); bipolar ``2·Σ_b 2^b·Σ_g T_g[u_b] − (2^B − 1)·S``;
 - ±1 planes (symmetric tables): ``X = Σ_b 2^b·Σ_g ±T_g[…]``; bipolar ``X``, else
   ``floor((X + (2^B − 1 − 2z)·S) / 2)``; two's complement has ``z = 2^(B−1)``.
+
+Of floating activations see :mod:`hw.blocks.lut_core.floating`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hw import gemm, integers
-from hw.blocks.lut_core import tables
+from hw.blocks.lut_core import floating, tables
 from hw.blocks.lut_core.spec import LutCoreSpec
 from hw.gemm import GemmWork
 from hw.lazy import np
@@ -32,12 +35,21 @@ def activation_stream(spec: LutCoreSpec) -> Stream:
     fields = [
         StreamField(
             name="a",
-            width=spec.activations.bits,
-            signed=spec.activations.signed,
+            width=spec.activation_width,
+            signed=spec.activations.signed and not spec.activations.floating,
             shape=(spec.tile.m, spec.tile.k),
             doc="activations",
         )
     ]
+    if spec.activations.given:
+        fields.append(
+            StreamField(
+                name="exponent",
+                width=spec.activations.form.exponent_bits,
+                shape=(spec.tile.m,),
+                doc="stored exponent that a row is aligned to, 0 as 1; the same in a whole job",
+            )
+        )
     if spec.quantized:
         fields.append(
             StreamField(
@@ -173,16 +185,30 @@ def weight_beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, np.ndarray]:
     return values
 
 
+def check_work(spec: LutCoreSpec, work: GemmWork) -> None:
+    """Every operand against the specification.
+
+    Raises:
+        ValueError: names the operand, the rule and the value.
+    """
+    integers.check_work(spec, work)
+    if spec.activations.given:
+        floating.check_exponent(spec, work)
+
+
 def beats(spec: LutCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
     """Every input stream's beats of one job."""
-    integers.check_work(spec, work)
+    check_work(spec, work)
     a = gemm.step_view(work.a, work.job.k_steps)
     a = np.concatenate([a] * gemm.passes(spec, work.job.weight_bits))
     if spec.ternary:
         a = a[: work.job.k_steps]
+    operands = operand_beats(spec, a, entry_shift(spec, work))
+    if spec.activations.given:
+        operands["exponent"] = np.repeat(work.extra["exponent"][None], len(a), axis=0)
     values = {
         "i_job": gemm.job_beats(spec, work.job),
-        operand_stream(spec).name: operand_beats(spec, a, entry_shift(spec, work)),
+        operand_stream(spec).name: operands,
         "i_w": weight_beats(spec, work),
     }
     if spec.addend:
@@ -197,8 +223,10 @@ def entry_shift(spec: LutCoreSpec, work: GemmWork) -> int:
 
 
 def gemm_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
-    """``(M, N)`` results, two's complement of ``result_bits``."""
-    integers.check_work(spec, work)
+    """``(M, N)`` results ``o``, two's complement of ``result_bits``."""
+    check_work(spec, work)
+    if spec.activations.floating:
+        return floating.result(spec, work)["o"]
     exact = integers.product(work) if not spec.quantized else quantized_result(spec, work)
     return integers.wrap(exact, spec.result_bits)
 
@@ -261,16 +289,24 @@ def quantized_result(spec: LutCoreSpec, work: GemmWork) -> np.ndarray:
 
 def expected(spec: LutCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray]]:
     """The one result beat of a job."""
+    if spec.activations.floating:
+        check_work(spec, work)
+        return {"o": {name: item[None] for name, item in floating.result(spec, work).items()}}
     return {"o": {"o": gemm_result(spec, work)[None]}}
 
 
 def random_work(spec: LutCoreSpec, rng: np.random.Generator, *, size: str = "small") -> GemmWork:
     """Corner-heavy random job."""
+    if spec.activations.floating:
+        work = integers.random_work(spec, rng, size=size)
+        return random_operands(spec, rng, work.job)
     return with_shift(spec, rng, integers.random_work(spec, rng, size=size))
 
 
 def random_operands(spec: LutCoreSpec, rng: np.random.Generator, job: gemm.Job) -> GemmWork:
     """Corner-heavy operands for a given job."""
+    if spec.activations.floating:
+        return floating.random_operands(spec, rng, job)
     return with_shift(spec, rng, integers.random_operands(spec, rng, job))
 
 
@@ -288,11 +324,16 @@ def explain(
     spec: LutCoreSpec, work: GemmWork, stream: str, field: str, index: tuple[int, ...]
 ) -> str:
     """The inputs of one result."""
+    if spec.activations.floating:
+        return floating.explain(spec, work, index)
     return integers.explain(work, index)
 
 
 def coverage(spec: LutCoreSpec, work: GemmWork) -> Iterator[str]:
     """Coverage points of one job."""
+    if spec.activations.floating:
+        yield from floating.coverage(spec, work)
+        return
     yield from integers.coverage(spec, work)
     if spec.quantized:
         yield "entry_shift=0" if entry_shift(spec, work) == 0 else "entry_shift>0"
@@ -300,5 +341,29 @@ def coverage(spec: LutCoreSpec, work: GemmWork) -> Iterator[str]:
 
 def coverage_points(spec: LutCoreSpec) -> tuple[str, ...]:
     """Every coverage point."""
+    if spec.activations.floating:
+        return floating.coverage_points(spec)
     extra = ("entry_shift=0", "entry_shift>0") if spec.quantized else ()
     return (*integers.coverage_points(spec), *extra)
+
+
+def corner_works(spec: LutCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, ...]:
+    """Works of floating activations that hit what chance may not; of integers the bench has its
+    own."""
+    return floating.corner_works(spec, rng) if spec.activations.floating else ()
+
+
+def exhaustive_gemms(spec: LutCoreSpec) -> Iterator[tuple[str, dict[str, Any]]]:
+    """GEMMs, named, that show every code of a floating activation; of integers the bench has its
+    own."""
+    if spec.activations.floating:
+        yield from floating.exhaustive_gemms(spec)
+
+
+def values(spec: LutCoreSpec, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Results by field as numbers, ``float64``; NaN where a row is invalid."""
+    o = fields["o"].astype(np.float64)
+    if not spec.activations.floating:
+        return o
+    rows = np.ldexp(o, fields["exponent"][..., None])
+    return np.where(fields["invalid"][..., None] > 0, np.nan, rows)

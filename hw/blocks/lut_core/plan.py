@@ -15,6 +15,9 @@ the step, ``P`` the planes a cycle, passes most significant first):
   takes ``Σ_p 2^p·(1 − 2·z_p)·S``, for two's complement ``(2^P − 1)·S`` and in the first pass
   ``−S`` instead.
 - ternary needs nothing.
+
+Floating activations come out of the front end as integers; where their exponent runs, columns also
+get how far to shift what they hold down (``down``, see ``hw.lib.accumulator``).
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import TYPE_CHECKING
 
 from hw.blocks.lut_core import golden, tables
 from hw.blocks.lut_core.spec import LutCoreSpec
+from hw.integers import weight_magnitude
+from hw.lib.accumulator import digits
 from hw.lib.gemm_shell import Shared
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ class Plan:
         fixed: planes whose sum is always negative.
         multiples: shared correction rows ``name -> (multiple of S, multiple of floor(S/2))``.
         bounds: smallest and largest sum of one plane's terms.
+        down: radices of the digits that accumulators' shifts come in, the lowest digit first.
+        moving: bits of an accumulator in a job's first pass, in which alone it is shifted.
         shared: the front end's outputs.
     """
 
@@ -66,8 +73,16 @@ class Plan:
             self.negated, self.fixed = (top, ()) if self.multi_pass else ((), top)
         self.multiples = self._multiples()
         self.bounds = self._bounds()
+        self.down = digits(spec.activations.reach) if spec.activations.running else ()
         self.first = encoding == "twos_complement" and bool(self.negated)
         self.shared = self._shared()
+
+    @property
+    def moving(self) -> int:
+        spec, a = self.spec, self.spec.activations
+        weight = weight_magnitude("bipolar", self.planes) if not spec.ternary else 1
+        most = spec.max_k_steps * spec.tile.k * a.high * weight
+        return min(self.acc_bits, most.bit_length() + 1 + a.guard + self.doubled)
 
     def _multiples(self) -> dict[str, tuple[int, int]]:
         """Rows of the correction in ``−D``; ``z{p}_{bit}`` are chosen by the zero point."""
@@ -145,11 +160,21 @@ class Plan:
             by_pass = {"row": ("row_middle", "row_first", last, only)}
         if self.halved:
             outputs["parity"] = rows
+        late, fields = self._floating()
         return Shared(
-            outputs=outputs,
+            outputs=outputs | late | fields,
             by_pass=by_pass,
             parity="parity" if self.halved else None,
+            late=tuple(late),
+            rows={name: name for name in fields},
+            begins=self.spec.activations.floating,
         )
+
+    def _floating(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Outputs for the accumulators, and for the fields of results that a row shares."""
+        rows = self.spec.tile.m
+        late = {"down": rows * sum(self.down)} if self.down else {}
+        return late, {item.name: item.bits for item in self.spec.results if len(item.shape) == 1}
 
     def correction(self, name: str, total: Value) -> Value:
         """The named front-end output of one row, from its sum of activations."""

@@ -43,6 +43,9 @@ class Column(column.Column):
             planes=plan.planes if plan.multi_pass else 0,
             doubled=plan.doubled,
             halved=plan.halved,
+            guard=spec.activations.guard,
+            down=plan.down,
+            moving=plan.moving,
         )
 
     def prepare(self, m: Module, held: Mapping[str, Value]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hw.blocks.lut_core.spec import LutCoreSpec, LutWeights, Table
+from hw.blocks.lut_core.spec import LutActivations, LutCoreSpec, LutWeights, Table
 from hw.errors import Problem, SpecError
 from hw.gemm import Tile
 from hw.integers import Activations, Encoding
@@ -37,7 +37,7 @@ class LutTablesSpec(BlockSpec):
         return LutCoreSpec(
             name=self.name,
             tile=Tile(m=self.tile.m, n=1, k=self.tile.k),
-            activations=self.activations,
+            activations=LutActivations(**self.activations.model_dump()),
             weights=LutWeights(encoding=self.encoding, max_bits=1),
             table=self.table,
             max_k=self.tile.k,

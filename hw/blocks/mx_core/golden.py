@@ -11,7 +11,7 @@ infinities of both signs; another infinity makes the sum infinite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hw import gemm
 from hw.blocks.mx_core.spec import Elements, MxCoreSpec
@@ -518,3 +518,8 @@ def coverage_points(spec: MxCoreSpec) -> tuple[str, ...]:
     if spec.sums.kind == "fixed" and not spec.sums.exact:
         points += ["outside=0", "outside=1"]
     return tuple(points)
+
+
+def values(spec: MxCoreSpec, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Results by field as numbers, ``float64``."""
+    return spec.sums.values(fields)

@@ -184,6 +184,10 @@ class MxCoreSpec(GemmSpec):
         return Sums(accumulator=self.accumulator, terms=terms)
 
     @property
+    def operand_formats(self) -> tuple[BlockFormat, BlockFormat]:
+        return self.a_format, self.w_format
+
+    @property
     def weight_encoding(self) -> str:
         return self.w_format.name
 

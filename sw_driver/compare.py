@@ -1,0 +1,394 @@
+"""Cores side by side: area with everything charged, delay, cycles of a model, bits and error.
+
+Every specification goes through the same synthesis, the same mapping and the same real layer. What
+a core leaves to others, scaling and quantizing, is charged as units of this project beside it
+(:mod:`sw_driver.companions`). Areas are for a whole multiplication and accumulation a cycle: a core
+that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rtl_gen import __version__
+from rtl_gen.console import Progress
+from rtl_gen.errors import InputError
+from sw_driver import report as lay
+from sw_driver.architecture import load_architecture
+from sw_driver.companions import LAYER, companions
+from sw_driver.core import Core, core_of
+from sw_driver.map_report import workloads_of
+from sw_driver.mapping import Choices, Mapping, map_workload
+from sw_driver.report import Report, Table
+from sw_driver.workload import Workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hw.gemm import GemmSpec
+
+WIDTHS = (1, 2, 4, 6, 8)
+GROUP = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis:
+    """What a synthesis gave. ``area`` in the technology's unit, ``delay_ns`` its critical path."""
+
+    area: float
+    unit: str
+    technology: str
+    delay_ns: float
+    met: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A core at one width of weights.
+
+    Attributes:
+        bits_each: memory a weight takes, scales included.
+        mac_area: area of the core for a multiplication and accumulation a cycle.
+        scale_area, quantizer_area: the same of the units beside it.
+        density: multiplications and accumulations per ns and mm² at the specification's clock, the
+            units beside it included; 0 where the technology has no mm².
+        cycles: of the model's phases; seconds: with memory, whichever binds.
+        sqnr_db: of the projections of a real layer, mean; None where it was not measured.
+    """
+
+    spec: str
+    digest: str
+    block: str
+    formats: str
+    weight_bits: int
+    bits_each: float
+    mac_area: float
+    scale_area: float
+    quantizer_area: float
+    unit: str
+    delay_ns: float
+    met: bool
+    density: float
+    cycles: dict[str, int]
+    seconds: dict[str, float]
+    tokens_per_second: dict[str, float]
+    sqnr_db: float | None
+
+    @property
+    def total_area(self) -> float:
+        return self.mac_area + self.scale_area + self.quantizer_area
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReport(Report):
+    """Every core and width."""
+
+    candidates: tuple[Candidate, ...]
+
+
+def compare(
+    specs: Sequence[object],
+    *,
+    model: str | Path = "llama-2-7b",
+    weight_bits: Sequence[int] = (),
+    prefill: int | None = None,
+    decode: int | None = None,
+    context: int | None = None,
+    group: int = GROUP,
+    liberty: Path | None = None,
+    effort: str = "normal",
+    measure: bool = True,
+    progress: bool = True,
+) -> CompareReport:
+    """Cores side by side.
+
+    Args:
+        specs: GEMM cores.
+        model: what is mapped: a shipped configuration's name or a ``config.json``.
+        weight_bits: widths of integer weights; by default 1, 2, 4, 6 and 8 as far as a core has
+            them. A ternary core has its own, a floating or block format too.
+        prefill, decode, context: phases of the mapping, see ``rtlgen map``.
+        group: elements of K that share a scale of integers.
+        liberty, effort: of the synthesis, see ``rtlgen synth``.
+        measure: measure the error on a real layer, too.
+
+    Raises:
+        InputError: a specification, the model or a number is wrong.
+        ToolError: a synthesis failed.
+    """
+    from hw.gemm import GemmSpec
+
+    problems = [
+        f"{getattr(spec, 'name', 'specification')}: block: must be a GEMM core to compare, got "
+        f"{getattr(spec, 'block', None)!r}"
+        for spec in specs
+        if not isinstance(spec, GemmSpec)
+    ]
+    problems += [
+        f"weight_bits: must lie in [1, 8], got {bits}" for bits in weight_bits if not 1 <= bits <= 8
+    ]
+    if not 1 <= group <= 1 << 16:
+        problems.append(f"group: must lie in [1, {1 << 16}], got {group}")
+    if problems:
+        raise InputError("\n".join(problems))
+    cores = [spec for spec in specs if isinstance(spec, GemmSpec)]
+    works = workloads_of(load_architecture(model), prefill=prefill, decode=decode, context=context)
+    chosen = [(spec, bits) for spec in cores for bits in _widths(core_of(spec), weight_bits)]
+    if not chosen:
+        raise InputError(f"weight_bits: no core has one of {', '.join(map(str, weight_bits))}")
+    known: dict[str, Synthesis] = {}
+    candidates = []
+    with Progress("comparing", total=len(chosen), enabled=progress) as shown:
+        for spec, bits in chosen:
+            shown.describe(f"comparing {spec.name} at W{bits}")
+            core = core_of(spec)
+            beside = companions(spec, bits=bits, group=group)
+            for item in (spec, *(companion.spec for companion in beside)):
+                # The same hardware under another name is the same hardware.
+                key = item.model_copy(update={"name": "same"}).digest
+                if key not in known:
+                    known[key] = synthesis(item, liberty=liberty, effort=effort)
+            areas = {
+                item.purpose: known[item.spec.model_copy(update={"name": "same"}).digest]
+                for item in beside
+            }
+            own = known[spec.model_copy(update={"name": "same"}).digest]
+            mapped = [map_workload(work, core, _choices(core, bits, group)) for work in works]
+            error = _error(spec, bits, group) if measure else None
+            candidates.append(_candidate(spec, core, bits, group, own, areas, mapped, error))
+            shown.advance()
+    technology = next(iter(known.values())).technology
+    return _report(candidates, works, technology, group, effort, model)
+
+
+def synthesis(spec: Any, *, liberty: Path | None, effort: str) -> Synthesis:
+    """Least area that meets the specification's clock.
+
+    Raises:
+        LibertyError, FlowError: see :func:`flows.command.synthesize_spec`.
+    """
+    from flows.command import synthesize_spec
+
+    result = synthesize_spec(spec, liberty=liberty, effort=effort)
+    return Synthesis(
+        area=result.area,
+        unit=result.area_unit,
+        technology=result.technology,
+        delay_ns=result.delay_ns,
+        met=result.met,
+    )
+
+
+def _widths(core: Core, asked: Sequence[int]) -> list[int]:
+    """Widths of one core: of those asked for, or its only one."""
+    if len(core.widths) == 1:
+        return list(core.widths)
+    return [bits for bits in asked or WIDTHS if bits in core.widths]
+
+
+def _choices(core: Core, bits: int, group: int) -> Choices:
+    return Choices(weight_bits=bits, group=None if core.own_scales else group)
+
+
+def _error(spec: GemmSpec, bits: int, group: int) -> float:
+    """SQNR of the projections of the first layer of the packaged encoder, mean, dB."""
+    from sw_driver.accuracy import measure, treatments
+    from sw_driver.bert import Bert
+    from sw_driver.run import DEFAULT_TEXT
+
+    (row,), _ = measure(
+        spec,
+        Bert(),
+        bits=bits,
+        group=group,
+        layer=0,
+        text=DEFAULT_TEXT,
+        treated=treatments(16)[:1],
+        grouped=True,
+    )
+    return row.projections_db
+
+
+def _candidate(
+    spec: GemmSpec,
+    core: Core,
+    bits: int,
+    group: int,
+    own: Synthesis,
+    beside: dict[str, Synthesis],
+    mapped: Sequence[Mapping],
+    error: float | None,
+) -> Candidate:
+    rate = core.peak_macs(bits)
+    areas = {purpose: found.area / rate for purpose, found in beside.items()}
+    total = own.area / rate + sum(areas.values())
+    delay = max([own.delay_ns, *(found.delay_ns for found in beside.values())])
+    physical = own.unit == "µm²"
+    scales = 0.0 if core.own_scales else (16 + core.zero_point * bits) / group
+    return Candidate(
+        spec=core.name,
+        digest=core.digest,
+        block=core.block,
+        formats=f"{core.activation_name} × {_weights(core, bits)}",
+        weight_bits=bits,
+        bits_each=core.step_bits[bits - 1] / core.k + scales,
+        mac_area=own.area / rate,
+        scale_area=areas.get("scales", 0.0),
+        quantizer_area=areas.get("quantizer", 0.0),
+        unit=own.unit,
+        delay_ns=delay,
+        met=bool(own.met) and all(found.met for found in beside.values()),
+        density=1e6 / total * core.clock_mhz / 1000 if physical else 0.0,
+        cycles={_phase(item.workload): item.cycles for item in mapped},
+        seconds={_phase(item.workload): item.seconds for item in mapped},
+        tokens_per_second={_phase(item.workload): item.tokens_per_second for item in mapped},
+        sqnr_db=error,
+    )
+
+
+def _weights(core: Core, bits: int) -> str:
+    if core.own_scales or core.ternary:
+        return core.encoding
+    return f"W{bits}"
+
+
+def _phase(work: Workload) -> str:
+    return work.phase
+
+
+def _report(
+    candidates: Sequence[Candidate],
+    works: Sequence[Workload],
+    technology: str,
+    group: int,
+    effort: str,
+    model: str | Path,
+) -> CompareReport:
+    phases = [_phase(work) for work in works]
+    unit = candidates[0].unit
+    order = sorted(candidates, key=lambda item: (item.weight_bits, item.total_area))
+    rows = [
+        (
+            item.spec,
+            item.formats,
+            f"{item.bits_each:.2f}",
+            lay.fixed(item.mac_area, 4),
+            lay.fixed(item.scale_area, 3) if item.scale_area else "–",
+            lay.fixed(item.quantizer_area, 3) if item.quantizer_area else "–",
+            lay.fixed(item.total_area, 4),
+            f"{item.delay_ns:.3f}" + ("" if item.met else " missed"),
+            lay.count(round(item.density)) if item.density else "–",
+            *(lay.count(item.cycles[phase]) for phase in phases),
+            *(lay.fixed(item.tokens_per_second[phase], 4) for phase in phases),
+            "–" if item.sqnr_db is None else f"{item.sqnr_db:.1f}",
+        )
+        for item in order
+    ]
+    columns = (
+        "core",
+        "formats",
+        "bits W",
+        f"{unit} core",
+        "scales",
+        "quantizer",
+        "in all",
+        "ns",
+        "MAC/ns/mm²",
+        *(f"{phase} cycles" for phase in phases),
+        *(f"{phase} tok/s" for phase in phases),
+        "dB",
+    )
+    name = works[0].architecture.name
+    facts = [
+        f"{technology}, effort {effort}, least area that meets each specification's clock; model "
+        f"{name}; integers in groups of {group} along K",
+    ]
+    notes = [
+        f"{unit}: for a multiplication and accumulation a cycle at the given width; scales and "
+        f"quantizer: units beside the core, sized for a layer of {LAYER} × {LAYER}",
+        "MAC/ns/mm²: at the specification's clock, everything in; tok/s: compute or memory, "
+        "whichever binds, at the specification's clock and bandwidth",
+        "dB: signal to quantization noise of the projections of a real layer (all-MiniLM-L6-v2), "
+        "mean of the six",
+    ]
+    return CompareReport(
+        title=f"{len({item.spec for item in candidates})} cores side by side",
+        facts=facts,
+        tables=[Table(columns=columns, rows=rows)],
+        notes=notes,
+        data={
+            "rtlgen": __version__,
+            "technology": technology,
+            "effort": effort,
+            "model": name,
+            "group": group,
+            "layer": LAYER,
+            "candidates": [{**asdict(item), "total_area": item.total_area} for item in order],
+        },
+        draw=lambda figure: draw(figure, candidates),
+        size=(12.0, 5.4),
+        candidates=tuple(candidates),
+    )
+
+
+COLOURS = (lay.BLUE, lay.ORANGE, lay.GREEN, lay.RED, lay.PURPLE, lay.SKY, lay.GREY, lay.YELLOW)
+
+
+def draw(figure: Figure, candidates: Sequence[Candidate]) -> None:
+    """Areas by core and width, split by what they are for; and error against area."""
+    blocks = list(dict.fromkeys(item.block for item in candidates))
+    colour = {block: COLOURS[index % len(COLOURS)] for index, block in enumerate(blocks)}
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    order = sorted(candidates, key=lambda item: -item.total_area)
+    ends = [0.0] * len(order)
+    parts = (("core", "mac_area", None), ("scales", "scale_area", "///"),
+             ("quantizer", "quantizer_area", "..."))  # fmt: skip
+    for label, name, hatch in parts:
+        values = [getattr(item, name) for item in order]
+        left.barh(
+            range(len(order)),
+            values,
+            left=ends,
+            color=[colour[item.block] for item in order],
+            alpha=1.0 if hatch is None else 0.45,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+            label=label,
+        )
+        ends = [a + b for a, b in zip(ends, values, strict=True)]
+    for index, end in enumerate(ends):
+        left.text(end, index, f" {end:,.0f}", va="center", fontsize=7)
+    left.set_yticks(range(len(order)), [f"{item.spec}  {item.formats}" for item in order])
+    left.tick_params(axis="y", labelsize=7)
+    left.set_title(f"{candidates[0].unit} for a MAC a cycle: core, scales ///, quantizer ...")
+    left.margins(x=0.12)
+    measured = [item for item in candidates if item.sqnr_db is not None]
+    for block in blocks:
+        points = [item for item in measured if item.block == block]
+        right.scatter(
+            [item.total_area for item in points],
+            [item.sqnr_db for item in points],
+            color=colour[block],
+            label=block,
+            s=28,
+        )
+    for item in measured:
+        right.annotate(
+            f"{item.formats.split(' × ')[-1]}",
+            (item.total_area, item.sqnr_db or math.nan),
+            xytext=(3, 3),
+            textcoords="offset points",
+            fontsize=6,
+        )
+    if measured:
+        right.set_xscale("log")
+        right.legend(frameon=False, loc="lower right")
+    right.set_xlabel(f"{candidates[0].unit} for a MAC a cycle, everything charged")
+    right.set_ylabel("SQNR on a real layer, dB")
+    right.grid(color="0.92")
+    right.set_title("error against area")

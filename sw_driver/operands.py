@@ -1,0 +1,365 @@
+"""Real matrices as operands of a core: quantized, laid out as GEMMs, and put together again.
+
+What a core takes follows from its specification alone: integers with scales outside of it, codes of
+a floating format, or blocks with scales that travel with them (``GemmSpec.operand_formats``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hw.block import block
+from hw.formats import FP16, FP32, BlockFormat, FloatFormat
+from hw.gemm import GemmSpec
+from hw.integers import IntegerGemmSpec
+from sim.gemm import GemmPlan, tile
+from sw_driver.quantize import (
+    SCHEMES,
+    QuantizedWeights,
+    Scheme,
+    quantize_activations,
+)
+from sw_driver.scaling import Groups
+
+Fields = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """Quantized weights as a core takes them: ``Σ a·codes' = factor·o + offset·Σ a``.
+
+    Attributes:
+        w: integers ``(N, K)`` that the core multiplies with. z: ``(N, groups)`` or None.
+        factor, offset: undo the encoding where the core's differs from the quantizer's.
+    """
+
+    w: np.ndarray
+    z: np.ndarray | None
+    factor: int = 1
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """``x·wᵀ`` as GEMMs of a core, one after the other.
+
+    Attributes:
+        quantizer: in a few words.
+        groups: scale groups along K that the GEMMs are split by.
+        plans: the GEMMs.
+        a, w: the operands' values after quantization, ``(M, K)`` and ``(N, K)`` ``float64``.
+        finish: every GEMM's results by field, put together, to ``(M, N)`` ``float32``.
+        scales: what ``finish`` applies outside of the core, where that is a scale a group.
+    """
+
+    quantizer: str
+    groups: int
+    plans: tuple[GemmPlan, ...]
+    a: np.ndarray
+    w: np.ndarray
+    finish: Callable[[Sequence[Fields]], np.ndarray]
+    scales: Groups | None = None
+
+
+def scheme_for(encoding: str, bits: int) -> Scheme:
+    """The quantizer for a core's encoding: of one bit ±1, which has the least error."""
+    if encoding == "ternary":
+        return "ternary"
+    if encoding == "bipolar" or bits == 1:
+        return "bipolar"
+    return "asymmetric" if encoding == "unsigned" else "symmetric"
+
+
+def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
+    """Weights in a core's encoding.
+
+    Raises:
+        ValueError: the encoding cannot hold them.
+    """
+    codes = weights.codes.astype(np.int64)
+    if weights.scheme == "bipolar" and encoding in ("unsigned", "twos_complement"):
+        # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In
+        # two's complement they are shifted by 2^(B−1).
+        top = 2**weights.bits - 1
+        q = (codes + top) // 2
+        if encoding == "unsigned":
+            zero = np.zeros(weights.scale.shape, dtype=np.int64)
+            return Operand(w=q, z=zero, factor=2, offset=-top)
+        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=2, offset=1)
+    if weights.scheme == "asymmetric" and encoding == "unsigned" and weights.zero is not None:
+        return Operand(w=codes, z=weights.zero.astype(np.int64))
+    if weights.scheme == "ternary" and encoding == "unsigned":
+        return Operand(w=codes + 1, z=np.ones(weights.scale.shape, dtype=np.int64))
+    if (weights.scheme, encoding) in (
+        ("symmetric", "twos_complement"),
+        ("ternary", "twos_complement"),
+        ("ternary", "ternary"),
+        ("bipolar", "bipolar"),
+    ):
+        return Operand(w=codes, z=None)
+    raise ValueError(f"{weights.scheme} weights do not fit the {encoding} encoding")
+
+
+def rounds(spec: GemmSpec) -> bool:
+    """Whether a core rounds inside: then its own reference is the only one."""
+    return not spec.summable or bool(getattr(spec, "quantized", False))
+
+
+def values(spec: GemmSpec, fields: Fields) -> np.ndarray:
+    """Results ``(…, M, N)`` as numbers, ``float64``: what the block's reference says of them."""
+    golden: Any = block(spec.block).golden
+    made = getattr(golden, "values", None)
+    return fields["o"].astype(np.float64) if made is None else np.asarray(made(spec, fields))
+
+
+def prepare(
+    spec: GemmSpec,
+    x: np.ndarray,
+    w: np.ndarray,
+    *,
+    bits: int,
+    group: int,
+    activation_bits: int | None = None,
+    grouped: bool = False,
+) -> Prepared:
+    """A product of real matrices for a core.
+
+    Args:
+        x: ``(M, K)``. w: ``(N, K)``.
+        bits: width of integer weights; of floating and block formats the only one.
+        group: elements of K that share a scale of integer weights.
+        activation_bits: width of integer activations, where jobs choose it; the widest if None.
+        grouped: integer activations have a scale for each group, too, instead of one a row.
+
+    Raises:
+        ValueError: the core cannot take such operands.
+    """
+    a_format, w_format = spec.operand_formats
+    if isinstance(a_format, BlockFormat) and isinstance(w_format, BlockFormat):
+        return _blocks(spec, a_format, w_format, x, w)
+    if isinstance(a_format, FloatFormat) and isinstance(w_format, FloatFormat):
+        return _floats(spec, a_format, w_format, x, w)
+    if isinstance(a_format, FloatFormat) and "w_scale" in spec.further:
+        return _dequantized(spec, a_format, x, w, bits)
+    if isinstance(spec, IntegerGemmSpec) and w_format is None:
+        if isinstance(a_format, FloatFormat):
+            rows = _float_rows(a_format, x)
+        else:
+            rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
+        return _integers(spec, rows, w, bits, group, activation_bits)
+    raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
+
+
+def _blocks(
+    spec: GemmSpec, a_format: BlockFormat, w_format: BlockFormat, x: np.ndarray, w: np.ndarray
+) -> Prepared:
+    """Block-scaled operands: scales go with the elements, tensor scales are a factor outside."""
+    a, b = a_format.quantize(x), w_format.quantize(w)
+    plan = tile(spec, a.elements, b.elements, extra={"a_scale": a.scales, "w_scale": b.scales})
+    factor = 1.0
+    for scale in (a.tensor_scale, b.tensor_scale):
+        factor *= 1.0 if scale is None else float(FP32.decode(scale))
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = (values(spec, fields) * factor).astype(np.float32)
+        return found
+
+    names = dict.fromkeys((a_format.name, w_format.name))
+    return Prepared(
+        quantizer=" × ".join(names),
+        groups=1,
+        plans=(plan,),
+        a=a_format.dequantize(*a),
+        w=w_format.dequantize(*b),
+        finish=finish,
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Codes of rows, what they stand for, and their factors: one a row, or one a row and group.
+
+    ``scale`` is ``(M, 1)`` or ``(M, groups)``; the last group may be shorter than ``group``.
+    """
+
+    codes: np.ndarray
+    numbers: np.ndarray
+    scale: np.ndarray
+    group: int
+
+    @property
+    def values(self) -> np.ndarray:
+        """``float64`` ``(M, K)``."""
+        width = self.numbers.shape[1]
+        scale = np.repeat(self.scale.astype(np.float64), self.group, axis=1)[:, :width]
+        product: np.ndarray = self.numbers * scale
+        return product
+
+    def factor(self, group: int) -> np.ndarray:
+        """``(M, 1)``: the factors of a group of weights."""
+        column = group if self.scale.shape[1] > 1 else 0
+        return self.scale[:, column : column + 1]
+
+
+def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
+    """Rows in a floating format; narrow ones are scaled to its largest value, row by row."""
+    scale = np.ones(len(x), dtype=np.float32)
+    if form.width <= 8:
+        scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
+        scale[scale == 0] = 1
+    codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
+    return _Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1])
+
+
+def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group: int) -> _Rows:
+    """Rows as integers, a scale for each group of their elements."""
+    form = spec.activations
+    parts = [
+        quantize_activations(
+            x[:, start : start + group], bits or form.widest, bipolar=form.code == "bipolar"
+        )
+        for start in range(0, x.shape[1], group)
+    ]
+    codes = np.concatenate([part.codes for part in parts], axis=1).astype(np.int64)
+    scale = np.stack([part.scale for part in parts], axis=1)
+    return _Rows(codes, codes.astype(np.float64), scale, group)
+
+
+def _floats(
+    spec: GemmSpec, a_format: FloatFormat, w_format: FloatFormat, x: np.ndarray, w: np.ndarray
+) -> Prepared:
+    """Floating operands; of eight bits with a scale a row of either."""
+    a, b = _float_rows(a_format, x), _float_rows(w_format, w)
+    plan = tile(spec, a.codes, b.codes)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = values(spec, fields) * a.scale * b.scale[:, 0]
+        return found.astype(np.float32)
+
+    names = dict.fromkeys((a_format.name, w_format.name))
+    return Prepared(
+        quantizer=" × ".join(names),
+        groups=1,
+        plans=(plan,),
+        a=a.values,
+        w=b.values,
+        finish=finish,
+    )
+
+
+def _dequantized(
+    spec: GemmSpec, form: FloatFormat, x: np.ndarray, w: np.ndarray, bits: int
+) -> Prepared:
+    """Integer weights whose scales the core applies itself, before it multiplies."""
+    group = spec.further["w_scale"].per
+    zeros = "w_zero" in spec.further
+    scheme: Scheme = "asymmetric" if zeros else "symmetric"
+    if w.shape[1] % group:
+        raise ValueError(f"K: must be a multiple of the group of {group}, got {w.shape[1]}")
+    weights = SCHEMES[scheme](w, bits, group)
+    a = _float_rows(form, x)
+    extra = {"w_scale": FP16.encode(weights.scale).astype(np.int64)}
+    if weights.zero is not None:
+        extra["w_zero"] = weights.zero.astype(np.int64)
+    plan = tile(spec, a.codes, weights.codes.astype(np.int64), extra=extra)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        (fields,) = results
+        found: np.ndarray = values(spec, fields) * a.scale
+        return found.astype(np.float32)
+
+    # The core rounds every weight to FP16 once more.
+    exact = weights.dequantized()
+    return Prepared(
+        quantizer=f"W{bits} {scheme}",
+        groups=1,
+        plans=(plan,),
+        a=a.values,
+        w=FP16.decode(FP16.encode(exact)),
+        finish=finish,
+    )
+
+
+def _integers(
+    spec: IntegerGemmSpec,
+    a: _Rows,
+    w: np.ndarray,
+    bits: int,
+    group: int,
+    activation_bits: int | None,
+) -> Prepared:
+    """Integer weights, one GEMM a scale group; activations are integers of one scale a token, or
+    floating."""
+    grouped = a.scale.shape[1] > 1
+    scheme = scheme_for(spec.weight_encoding, bits)
+    weights = SCHEMES[scheme](w, bits, group)
+    operand = operand_for(weights, spec.weight_encoding)
+    plans = [
+        _group_plan(spec, a.codes, operand, weights.columns(g), g, bits, activation_bits)
+        for g in range(weights.groups)
+    ]
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        output = np.zeros((len(a.codes), len(w)), dtype=np.float32)
+        for g, fields in enumerate(results):
+            exact = operand.factor * values(spec, fields)
+            if operand.offset:
+                rows = a.numbers[:, weights.columns(g)].sum(axis=1, keepdims=True)
+                exact = exact + operand.offset * rows
+            part = exact.astype(np.float32) * weights.scale[:, g].astype(np.float32)
+            output += part * a.factor(g) if grouped else part
+        return output if grouped else output * a.factor(0)
+
+    scales = None
+    if spec.summable and not grouped:
+        sums = [
+            a.codes[:, weights.columns(g)].sum(axis=1, keepdims=True) for g in range(weights.groups)
+        ]
+        scales = Groups(
+            scale=weights.scale,
+            a_scale=a.scale,
+            factor=operand.factor,
+            offset=operand.offset,
+            row_sums=np.concatenate(sums, axis=1),
+        )
+    return Prepared(
+        quantizer=scheme,
+        groups=weights.groups,
+        plans=tuple(plans),
+        a=a.values,
+        w=weights.dequantized().astype(np.float64),
+        finish=finish,
+        scales=scales,
+    )
+
+
+def _group_plan(
+    spec: IntegerGemmSpec,
+    codes: np.ndarray,
+    operand: Operand,
+    columns: slice,
+    g: int,
+    bits: int,
+    activation_bits: int | None,
+) -> GemmPlan:
+    extra: dict[str, np.ndarray] = {}
+    if getattr(spec, "quantized", False):
+        # The shift that brings every entry that can occur into INT8.
+        width: int = getattr(spec, "exact_entry_bits", 8)
+        extra["entry_shift"] = np.array(max(0, width - 8))
+    z = None if operand.z is None else operand.z[:, g]
+    return tile(
+        spec,
+        codes[:, columns],
+        operand.w[:, columns],
+        z=z,
+        weight_bits=bits,
+        activation_bits=activation_bits,
+        extra=extra,
+    )

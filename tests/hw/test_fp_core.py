@@ -296,6 +296,7 @@ def test_every_scale_by_weights(bits: int, encoding: str) -> None:
     [
         ({"a": "bf16", "w": "bf16", "window": "exact"}, "window: exact needs 522 bits, at most 96"),
         ({"a": "fp8_e4m3", "w": "fp8_e4m3", "window": 40}, "window: exact is 36 bits, more are of"),
+        ({"pipeline": {"front": 0, "heap": 5}}, "pipeline.heap: must be at most 4, the parts of"),
         ({"addend": True}, "addend: floating-point cores have none"),
         ({"weights": {"format": "int"}}, "weights.bits: is required for int"),
         ({"weights": {"format": "fp16", "bits": 4}}, "weights.bits: must be left out for fp16"),

@@ -160,6 +160,10 @@ class FpCoreSpec(GemmSpec):
             yield Problem(("window",), f"exact needs {exact} bits, at most {WIDEST}", self.window)
         elif self.window != "exact" and self.window > exact:
             yield Problem(("window",), f"exact is {exact} bits, more are of no use", self.window)
+        most = 5 if self.dequantizes else 4
+        if self.pipeline.heap > most:
+            rule = f"must be at most {most}, the parts of a step that can end in a register"
+            yield Problem(("pipeline", "heap"), rule, self.pipeline.heap)
         yield from self.sums.rules(("accumulator",))
         if self.addend:
             yield Problem(("addend",), "floating-point cores have none", self.addend)

@@ -38,26 +38,15 @@ class Stages:
 
 def stages(spec: FpCoreSpec) -> Stages:
     """The stages of a specification."""
-    chosen = CUTS[spec.dequantizes][spec.pipeline.heap]
+    chosen = preferred(spec)[: spec.pipeline.heap]
     return Stages(*(sum(cut < part for cut in chosen) for part in range(1, 6)))
 
 
-WEIGHTS, EXPONENTS, PRODUCTS, ROWS, SUMS = range(5)
+def preferred(spec: FpCoreSpec) -> tuple[int, ...]:
+    """The parts that may end in a register, those that do with few registers first."""
+    # Exponents are searched with a window alone, which takes most of a stage.
+    middle = (ROWS, SUMS, EXPONENTS) if spec.window == "exact" else (ROWS, EXPONENTS, SUMS)
+    return (*((WEIGHTS,) if spec.dequantizes else ()), *middle, PRODUCTS)
 
-CUTS = {
-    False: (
-        (),
-        (ROWS,),
-        (EXPONENTS, ROWS),
-        (EXPONENTS, ROWS, SUMS),
-        (EXPONENTS, PRODUCTS, ROWS, SUMS),
-    ),
-    True: (
-        (),
-        (WEIGHTS,),
-        (WEIGHTS, ROWS),
-        (WEIGHTS, EXPONENTS, ROWS),
-        (WEIGHTS, EXPONENTS, ROWS, SUMS),
-    ),
-}
-"""By ``dequantizes`` and by ``pipeline.heap``: the parts that end in a register."""
+
+WEIGHTS, EXPONENTS, PRODUCTS, ROWS, SUMS = range(5)

@@ -75,7 +75,7 @@ SWEEP: tuple[dict[str, Any], ...] = (
         "activations": {"format": "bf16"},
         "weights": _weights(8, "unsigned", 3),
         "accumulator": RUNNING,
-        "pipeline": {"front": 0, "heap": 4},
+        "pipeline": {"front": 0, "heap": 5},
     },
     {
         "tile": _shape(1, 2, 4),

@@ -32,8 +32,8 @@ class Lane(wiring.Component):
     Stages: products of zero point and row sum, and of two scales, if there are such (1); a
     multiplier (operands, product, normalised, rounded: 4, and 5 where it is wide), which closes a
     job, too: its operands are then the sum and what that is multiplied by; addition (aligned,
-    counted, rounded into the sum's register: 3). :attr:`multiply_at` and :attr:`add_at` say how
-    many cycles behind the first stage operands are wanted.
+    counted, rounded into the sum's register: 3). :attr:`multiply_at`, :attr:`bias_at` and
+    :attr:`add_at` say how many cycles behind the first stage operands are wanted.
 
     Members:
         p, z, r, w_scale: an output's partial sum, zero point, row sum and scale, in stage 0.
@@ -43,8 +43,9 @@ class Lane(wiring.Component):
         close, close_tensor: at ``multiply_at``: the turn multiplies the sum; by the tensor scale.
         turn_close, turn_add, turn_write: the output's number at ``multiply_at``, at ``add_at``, and
             when ``write`` says that its sum is there.
-        first, closing, bias_turn: at ``add_at``: add to 0; add nothing, or the bias, to the scaled
-            sum; add ``bias``.
+        bias: at ``bias_at``; the rest at ``add_at``.
+        first, closing, bias_turn: add to 0; add nothing, or the bias, to the scaled sum; add the
+            bias.
         o: the sums.
     """
 
@@ -92,6 +93,11 @@ class Lane(wiring.Component):
     def add_at(self) -> int:
         # Both operands are one register.
         return self.multiply_at + len(self._multiply_cuts) - 1
+
+    @property
+    def bias_at(self) -> int:
+        # One that is not in FP32 becomes so in a stage of its own.
+        return self.add_at - (self.spec.bias_format != FP32)
 
     @property
     def depth(self) -> int:
@@ -199,13 +205,13 @@ class Lane(wiring.Component):
         return word
 
     def _bias(self, m: Module) -> Value:
-        """The bias in FP32, exactly."""
+        """The bias in FP32, exactly, at :attr:`add_at`."""
         form = self.spec.bias_format
         assert form is not None  # noqa: S101  (asked for where there is one)
         if form == FP32:
             return self.bias
         parts = unpack(m, "bias", form, self.bias)
-        return round_to(
+        code = round_to(
             m,
             "bias",
             FP32,
@@ -216,6 +222,7 @@ class Lane(wiring.Component):
             inf=parts.inf,
             low=form.min_exponent - form.mantissa_bits,
         )
+        return _registers(m, "bias", ("converted",))("converted", "code", code)
 
     def _bias_or_nothing(self, m: Module) -> Value:
         nothing = Const(MINUS_ZERO, FP32.width)

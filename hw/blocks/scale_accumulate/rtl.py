@@ -143,7 +143,7 @@ class ScaleAccumulate(wiring.Component):
         # What closes a job is used behind the first stage; it is kept until then.
         for name, stage, index in (
             ("i_a", lane.multiply_at, closing.index("activation") + 1 if spec.scales_jobs else 0),
-            ("i_b", lane.add_at, len(closing)),
+            ("i_b", lane.bias_at, len(closing)),
         ):
             if name in release and name not in groupwise:
                 slot = staged[stage]
@@ -217,7 +217,7 @@ class ScaleAccumulate(wiring.Component):
                     f"a_scale_{number}", "i_a", "a_scale", rows, lane.multiply_at
                 )
             if spec.bias_format is not None:
-                own["bias"] = choose(f"bias_{number}", "i_b", "bias", cols, lane.add_at)
+                own["bias"] = choose(f"bias_{number}", "i_b", "bias", cols, lane.bias_at)
             result = Signal(spec.turns * 32, name=f"result_{number}")
             m.submodules[f"lane_{number}"] = Instance(
                 f"{spec.name}_lane",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -327,10 +329,9 @@ def accuracy(
 @console.command()
 @click.argument(
     "spec_files",
-    metavar="SPEC.yaml...",
+    metavar="SPEC.yaml[@BITS,…]...",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
 )
 @click.option(
     "--model",
@@ -387,7 +388,7 @@ def accuracy(
 )
 @console.json_option
 def compare(
-    spec_files: tuple[Path, ...],
+    spec_files: tuple[str, ...],
     model: str,
     prefill: int | None,
     decode: int | None,
@@ -404,7 +405,8 @@ def compare(
     """Compare cores: area, everything charged, cycles, bits and error.
 
     Every core goes through the same synthesis, with the units that scale its results and quantize
-    its activations beside it, the same mapping of a model and the same real layer.
+    its activations beside it, the same mapping of a model and the same real layer. A core is listed
+    at the widths of --weight-bits, or at those behind its @: lut_core.yaml@2,4.
     """
     from contextlib import nullcontext
 
@@ -414,7 +416,8 @@ def compare(
 
     if picture is not None:
         check_picture(picture)
-    specs = load_specs(spec_files)
+    asked = _widths_behind(spec_files)
+    specs = load_specs(asked)
     with nullcontext() if out is None else console.output_file(out) as file:
         report = compared(
             specs,
@@ -423,6 +426,9 @@ def compare(
             decode=decode,
             context=context,
             weight_bits=weight_bits,
+            widths={
+                spec.name: bits for spec, bits in zip(specs, asked.values(), strict=True) if bits
+            },
             group=group,
             liberty=liberty,
             effort=effort,
@@ -433,3 +439,14 @@ def compare(
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))
+
+
+def _widths_behind(files: Sequence[str]) -> dict[Path, tuple[int, ...]]:
+    """By file the widths that its ``@`` names; none without one."""
+    found: dict[Path, tuple[int, ...]] = {}
+    for text in files:
+        behind = re.fullmatch(r"(.+)@(\d{1,3}(?:,\d{1,3})*)", text)
+        path = Path(behind[1] if behind else text)
+        bits = tuple(map(int, behind[2].split(","))) if behind else ()
+        found[path] = (*found.get(path, ()), *bits)
+    return found

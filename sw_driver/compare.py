@@ -9,7 +9,7 @@ that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
+from sw_driver import mapping as maps
 from sw_driver import report as lay
 from sw_driver.architecture import load_architecture
 from sw_driver.companions import LAYER, companions
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import workloads_of
-from sw_driver.mapping import Choices, Mapping, map_workload
+from sw_driver.mapping import Choices, map_workload
 from sw_driver.report import Report, Table
 from sw_driver.workload import Workload
 
@@ -95,6 +96,7 @@ def compare(
     *,
     model: str | Path = "llama-2-7b",
     weight_bits: Sequence[int] = (),
+    widths: Mapping[str, Sequence[int]] | None = None,
     prefill: int | None = None,
     decode: int | None = None,
     context: int | None = None,
@@ -111,6 +113,7 @@ def compare(
         model: what is mapped: a shipped configuration's name or a ``config.json``.
         weight_bits: widths of integer weights; by default 1, 2, 4, 6 and 8 as far as a core has
             them. A ternary core has its own, a floating or block format too.
+        widths: of single cores, by the specification's name, in place of ``weight_bits``.
         prefill, decode, context: phases of the mapping, see ``rtlgen map``.
         group: elements of K that share a scale of integers.
         liberty, effort: of the synthesis, see ``rtlgen synth``.
@@ -131,13 +134,19 @@ def compare(
     problems += [
         f"weight_bits: must lie in [1, 8], got {bits}" for bits in weight_bits if not 1 <= bits <= 8
     ]
+    asked = {name: tuple(dict.fromkeys(found)) for name, found in (widths or {}).items()}
+    problems += _refused(specs, asked)
     if not 1 <= group <= 1 << 16:
         problems.append(f"group: must lie in [1, {1 << 16}], got {group}")
     if problems:
         raise InputError("\n".join(problems))
     cores = [spec for spec in specs if isinstance(spec, GemmSpec)]
     works = workloads_of(load_architecture(model), prefill=prefill, decode=decode, context=context)
-    chosen = [(spec, bits) for spec in cores for bits in _widths(core_of(spec), weight_bits)]
+    chosen = [
+        (spec, bits)
+        for spec in cores
+        for bits in asked.get(spec.name) or _widths(core_of(spec), weight_bits)
+    ]
     if not chosen:
         raise InputError(f"weight_bits: no core has one of {', '.join(map(str, weight_bits))}")
     known: dict[str, Synthesis] = {}
@@ -183,6 +192,25 @@ def synthesis(spec: Any, *, liberty: Path | None, effort: str) -> Synthesis:
     )
 
 
+def _refused(specs: Sequence[object], asked: Mapping[str, Sequence[int]]) -> list[str]:
+    """What is wrong with widths that are asked of single cores."""
+    from hw.gemm import GemmSpec
+
+    cores = {spec.name: core_of(spec) for spec in specs if isinstance(spec, GemmSpec)}
+    problems = []
+    for name, widths in asked.items():
+        if name not in cores:
+            problems.append(f"widths: {name} is not one of the cores")
+            continue
+        has = cores[name].widths
+        problems += [
+            f"{name}: has weights of {', '.join(map(str, has))} bits, got {bits}"
+            for bits in widths
+            if bits not in has
+        ]
+    return problems
+
+
 def _widths(core: Core, asked: Sequence[int]) -> list[int]:
     """Widths of one core: of those asked for, or its only one."""
     if len(core.widths) == 1:
@@ -220,7 +248,7 @@ def _candidate(
     group: int,
     own: Synthesis,
     beside: dict[str, Synthesis],
-    mapped: Sequence[Mapping],
+    mapped: Sequence[maps.Mapping],
     error: float | None,
 ) -> Candidate:
     rate = core.peak_macs(bits)

@@ -126,3 +126,18 @@ def test_nothing_is_written_if_something_is_wrong(tmp_path: Path) -> None:
     )
     assert result.exit_code != 0
     assert not out.exists()
+
+
+def test_widths_of_single_cores(tmp_path: Path) -> None:
+    spec = tmp_path / "one.yaml"
+    spec.write_text("block: mac_core\nname: one\nweights: {bits: 4}\n")
+    with pytest.raises(InputError) as caught:
+        compare([MAC, LUT], widths={MAC.name: (4, 5), "nobody": (1,)}, measure=False)
+    assert str(caught.value).splitlines() == [
+        "some_mac_core: has weights of 1, 2, 3, 4 bits, got 5",
+        "widths: nobody is not one of the cores",
+    ]
+    result = CliRunner().invoke(command, [f"{spec}@2,9", "--no-accuracy"])
+    assert "one: has weights of 1, 2, 3, 4 bits, got 9" in result.stderr
+    result = CliRunner().invoke(command, [f"{spec}@2,x", "--no-accuracy"])
+    assert f"{spec}@2,x: cannot be read, no such file" in result.stderr

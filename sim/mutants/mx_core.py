@@ -40,6 +40,14 @@ SPECS: Specs = {
         "pipeline": {"front": 0, "heap": 1},
         "max_k": 80,
     },
+    # Terms of more than two digits, which can fall out of a sum in part.
+    "wide": {
+        "tile": shape(1, 1, 8),
+        **_both(_bfp(8, 6, 8)),
+        "accumulator": {"kind": "fp32"},
+        "pipeline": {"front": 0, "heap": 1},
+        "max_k": 80,
+    },
     "behind": {
         "tile": shape(1, 1, 8),
         **_both(_bfp(8, 2, 8)),
@@ -195,7 +203,7 @@ MUTANTS: tuple[Entry, ...] = (
      "rest = Cat(sticky, *(", "rest = Cat(NO, *("),
     ("state_sticky", FLOATING, _on("rounded"), "what the state loses when it moves is forgotten",
      "fell\", s_fell | Cat(*d_lost, NO).any()", "fell\", Cat(*d_lost, NO).any()"),
-    ("term_sticky", FLOATING, _on("rounded"), "what a term loses when it moves is forgotten",
+    ("term_sticky", FLOATING, _on("wide"), "what a term loses when it moves is forgotten",
      "fell\", s_fell | Cat(*d_lost, NO).any()", "fell\", s_fell"),
     ("next_sticky", FLOATING, _on("rounded"), "what a sum loses when it grows is forgotten",
      "fell | Cat(*lost_next, NO).any()", "fell"),

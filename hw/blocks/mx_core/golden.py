@@ -11,11 +11,12 @@ infinities of both signs; another infinity makes the sum infinite.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hw import gemm
 from hw.blocks.mx_core.spec import Elements, MxCoreSpec
-from hw.formats import FloatFormat, IntegerFormat
+from hw.formats import FP32, FloatFormat, IntegerFormat
+from hw.formats.sums import DIGIT
 from hw.gemm import GemmWork, Job
 from hw.lazy import np
 from hw.streams import Stream, StreamField
@@ -350,6 +351,7 @@ def corner_works(spec: MxCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, 
     bad = spec.scale.nan_code
     works.append(_constant(spec, 1, a_ends[-1], w_ends[-1], bad, middle))
     works.append(_constant(spec, 1, a_ends[-1], w_ends[-1], middle, bad))
+    works += _powers_of_two(spec, rng)
     for _ in range(12):
         work = random_operands(
             spec, rng, Job(k_steps=min(2, spec.max_k_steps), weight_bits=spec.max_weight_bits)
@@ -357,6 +359,99 @@ def corner_works(spec: MxCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, 
         _spoil(spec, rng, work)
         works.append(work)
     return tuple(works)
+
+
+def _powers_of_two(spec: MxCoreSpec, rng: np.random.Generator) -> list[GemmWork]:
+    """Steps that add powers of two where roundings of FP32 are decided: a tie at every distance
+    from what breaks it, in a sum that it falls out of or in a term; and the edge of overflow."""
+    # Each term: sign, power, and whether the block's sum is as long as it gets, 2^(top + power) and
+    # 2^power.
+    steps: list[list[tuple[int, int, bool]]] = []
+    top = _top_bit(spec)
+    for a in range(1, FP32.mantissa_bits + 1):
+        sign = int(rng.choice([-1, 1]))
+        tie = [(sign, a, False), (sign, a + FP32.mantissa_bits + 1, False)]
+        steps += [[(1, 0, False), *tie], [(-1, 0, False), *tie]]
+    for a in range(DIGIT):
+        for sign in (-1, 1):
+            steps.append([(1, a + top + FP32.mantissa_bits + 1, False), (sign, a, True)])
+    most = FP32.max_exponent
+    half = most - FP32.mantissa_bits - 1
+    for sign in (-1, 1):
+        for low in (half, half + 1):
+            steps.append([(sign, most, False), (-sign, low, False), (sign, most, False)])
+    works = []
+    for terms in steps:
+        ends = [power for _, power, _ in terms]
+        # Ties lie anywhere, each at its own place in a digit; the edge is where it is.
+        shift = _room(spec, rng, min(ends), max(ends)) if max(ends) < most else 0
+        work = None if shift is None else _of_powers(spec, [(s, p + shift, x) for s, p, x in terms])
+        works += [work] if work else []
+    return works
+
+
+def _power_of_two(elements: Elements) -> int:
+    """Exponent of the largest element that is a power of two, of the format's smallest step."""
+    values = integers(elements, _all_codes(elements))
+    return int(values.max()).bit_length() - 1
+
+
+def _top_bit(spec: MxCoreSpec) -> int:
+    """Exponent of the largest power of two that all lanes but the last make."""
+    lanes = max(spec.tile.k - 1, 1).bit_length() - 1
+    return _power_of_two(spec.a_elements) + _power_of_two(spec.w_elements) + lanes
+
+
+def _scale_powers(spec: MxCoreSpec) -> dict[int, int]:
+    """By exponent the code of each scale that is a power of two."""
+    codes = np.arange(spec.scale.max_code + 1)
+    significand, power, nan = scale_parts(spec, codes)
+    single = ~nan & (significand > 0) & (significand & (significand - 1) == 0)
+    exponents = power[single] + np.round(np.log2(significand[single])).astype(np.int64)
+    return dict(zip(exponents.tolist(), codes[single].tolist(), strict=True))
+
+
+def _room(spec: MxCoreSpec, rng: np.random.Generator, low: int, high: int) -> int | None:
+    """A shift that brings two powers of two into the range of a block's sum; None if none does."""
+    powers = _scale_powers(spec)
+    bias = spec.sums.terms.bias
+    first, last = 2 * min(powers) + bias - low, 2 * max(powers) + bias - high
+    first, last = -(-first // DIGIT), last // DIGIT
+    return None if first > last else DIGIT * int(rng.integers(first, last + 1))
+
+
+def _of_powers(spec: MxCoreSpec, terms: Sequence[tuple[int, int, bool]]) -> GemmWork | None:
+    """A job whose steps add such terms; None where the scales do not reach that far."""
+    if len(terms) > spec.max_k_steps:
+        return None
+    powers = _scale_powers(spec)
+    work = _constant(spec, len(terms), 0, 0, 0, 0)
+    for step, (sign, power, wide) in enumerate(terms):
+        wanted = power - spec.sums.terms.bias
+        found = [x for x in powers if wanted - x in powers]
+        if not found:
+            return None
+        first = found[len(found) // 2]
+        work.extra["a_scale"][:, step] = powers[first]
+        work.extra["w_scale"][:, step] = powers[wanted - first]
+        at = step * spec.tile.k
+        lanes = 1 << max(spec.tile.k - 1, 1).bit_length() - 1
+        if wide and lanes < spec.tile.k:
+            work.a[:, at : at + lanes] = _code(spec.a_elements, 1, _power_of_two(spec.a_elements))
+            work.w[:, at : at + lanes] = _code(
+                spec.w_elements, sign, _power_of_two(spec.w_elements)
+            )
+            at += lanes
+        work.a[:, at] = _code(spec.a_elements, 1, 0)
+        work.w[:, at] = _code(spec.w_elements, sign, 0)
+    return work
+
+
+def _code(elements: Elements, sign: int, power: int) -> int:
+    """Code of the element that is ``sign · 2^power`` smallest steps."""
+    codes = _all_codes(elements)
+    values = integers(elements, codes)
+    return int(codes[np.flatnonzero(values == sign << power)[0]])
 
 
 def _ends(elements: Elements) -> list[int]:

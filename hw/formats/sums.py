@@ -62,7 +62,7 @@ class Accumulator(Part):
     low: int = Field(
         -64, ge=-1024, le=1024, description="exponent of the lowest bit of a fixed window"
     )
-    bits: int = Field(128, ge=32, le=1024, description="width of a fixed window, limbs of 32 bits")
+    bits: int = Field(128, ge=16, le=1024, description="width of a fixed window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,11 @@ class Sums:
         return self.terms.bits + self.terms.growth + DIGIT - 1 + self.accumulator.guard
 
     @property
+    def limbs(self) -> int:
+        """Words of 32 bits that a fixed window goes out in."""
+        return -(-self.width // 32)
+
+    @property
     def digits(self) -> int:
         """Width of a running sum's exponent."""
         return max(1, ((self.terms.codes - 1) // DIGIT).bit_length())
@@ -169,9 +174,9 @@ class Sums:
                 StreamField(
                     name="o",
                     width=32,
-                    shape=(*shape, self.width // 32),
+                    shape=(*shape, self.limbs),
                     doc=f"limbs, lowest first, of a two's complement multiple of "
-                    f"2^{self.accumulator.low}",
+                    f"2^{self.accumulator.low}, sign-extended",
                 )
             ]
         else:
@@ -199,9 +204,6 @@ class Sums:
         """Rules that the accumulator breaks, which is the field ``at`` of a specification."""
         terms, accumulator = self.terms, self.accumulator
         if self.kind == "fixed":
-            if accumulator.bits % 32:
-                rule = "must be a multiple of 32, the width of a limb"
-                yield Problem((*at, "bits"), rule, accumulator.bits)
             need = terms.bits + terms.growth
             if accumulator.bits < need:
                 rule = (
@@ -279,7 +281,8 @@ class Sums:
         if self.kind == "fixed":
             limbs = fields["o"].astype(object)
             number = sum(limbs[..., i] << 32 * i for i in range(limbs.shape[-1]))
-            number = np.where(number >> (self.width - 1) > 0, number - (1 << self.width), number)
+            whole = 32 * limbs.shape[-1]
+            number = np.where(number >> (whole - 1) > 0, number - (1 << whole), number)
             found = _to_float(number, self.accumulator.low)
         else:
             power = DIGIT * fields["exponent"] + self.first_bit
@@ -380,7 +383,7 @@ class Sums:
         kept = np.where(outside, 0, values).astype(object)
         shift = np.where(outside, 0, codes - first)
         total = (kept * _powers(shift)).sum(axis=0)
-        limbs = [(total // (1 << 32 * i)) % (1 << 32) for i in range(self.width // 32)]
+        limbs = [(total // (1 << 32 * i)) % (1 << 32) for i in range(self.limbs)]
         found = {"o": np.stack(limbs, axis=-1).astype(np.int64)}
         if not self.exact:
             found["outside"] = (outside & (values != 0)).any(axis=0).astype(np.int64)

@@ -348,7 +348,8 @@ class _Fixed(_Kind):
                 Cat(placed, _copies(placed[-1], width - len(placed))),
             ),
         )
-        return {"o": total, **outside, **self.flagged(self.specials(term))}
+        limbs = Cat(total, _copies(total[-1], 32 * sums.limbs - width))
+        return {"o": limbs, **outside, **self.flagged(self.specials(term))}
 
 
 class _Fp32(_Kind):

@@ -254,10 +254,6 @@ RULES = [
         r"accumulator\.bits: must be at least 36: 21 bits of a step and 15 for 32768 steps",
     ),
     (
-        {"accumulator": {"kind": "fixed", "bits": 100}},
-        r"accumulator\.bits: must be a multiple of 32",
-    ),
-    (
         {"accumulator": {"kind": "fixed", "result": "fp32"}},
         r"accumulator\.result: a fixed window gives limbs",
     ),

@@ -29,7 +29,7 @@ SWEEP: tuple[dict[str, Any], ...] = (
         "activations": {"format": "fp8_e4m3"},
         "weights": {"format": "fp8_e4m3"},
         "window": "exact",
-        "accumulator": {"kind": "fixed", "low": -18, "bits": 64},
+        "accumulator": {"kind": "fixed", "low": -18, "bits": 37},
         "max_k": 1,
     },
     {"tile": _shape(2, 3, 5), "accumulator": FP32, "pipeline": {"front": 1, "heap": 2}},
@@ -87,7 +87,7 @@ SWEEP: tuple[dict[str, Any], ...] = (
     {
         "tile": _shape(1, 1, 2),
         "weights": _weights(1, "twos_complement", 1),
-        "accumulator": {"kind": "fixed", "low": -20, "bits": 64},
+        "accumulator": {"kind": "fixed", "low": -20, "bits": 59},
         "pipeline": {"front": 0, "heap": 2},
         "max_k": 40,
     },

@@ -106,6 +106,4 @@ def lanes_for(outputs: int, cycles: int) -> int:
 
 
 def _make(core: GemmSpec, name: str, **fields: Any) -> BlockSpec:
-    return spec_from_dict(
-        {"block": name, "name": f"{core.name}_{name}", "clock_mhz": core.clock_mhz, **fields}
-    )
+    return spec_from_dict({"block": name, "name": name, "clock_mhz": core.clock_mhz, **fields})

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rtl_gen import __version__
 from rtl_gen.console import Progress
@@ -30,21 +30,11 @@ from sw_driver.workload import Workload
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from flows.areas import Synthesis
     from hw.gemm import GemmSpec
 
 WIDTHS = (1, 2, 4, 6, 8)
 GROUP = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Synthesis:
-    """What a synthesis gave. ``area`` in the technology's unit, ``delay_ns`` its critical path."""
-
-    area: float
-    unit: str
-    technology: str
-    delay_ns: float
-    met: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +113,7 @@ def compare(
         InputError: a specification, the model or a number is wrong.
         ToolError: a synthesis failed.
     """
+    from flows.areas import synthesis
     from hw.gemm import GemmSpec
 
     problems = [
@@ -157,39 +148,16 @@ def compare(
             core = core_of(spec)
             beside = companions(spec, bits=bits, group=group)
             for item in (spec, *(companion.spec for companion in beside)):
-                # The same hardware under another name is the same hardware.
-                key = item.model_copy(update={"name": "same"}).digest
-                if key not in known:
-                    known[key] = synthesis(item, liberty=liberty, effort=effort)
-            areas = {
-                item.purpose: known[item.spec.model_copy(update={"name": "same"}).digest]
-                for item in beside
-            }
-            own = known[spec.model_copy(update={"name": "same"}).digest]
+                if item.digest not in known:
+                    known[item.digest] = synthesis(item, liberty=liberty, effort=effort)
+            areas = {item.purpose: known[item.spec.digest] for item in beside}
+            own = known[spec.digest]
             mapped = [map_workload(work, core, _choices(core, bits, group)) for work in works]
             error = _error(spec, bits, group) if measure else None
             candidates.append(_candidate(spec, core, bits, group, own, areas, mapped, error))
             shown.advance()
     technology = next(iter(known.values())).technology
     return _report(candidates, works, technology, group, effort, model)
-
-
-def synthesis(spec: Any, *, liberty: Path | None, effort: str) -> Synthesis:
-    """Least area that meets the specification's clock.
-
-    Raises:
-        LibertyError, FlowError: see :func:`flows.command.synthesize_spec`.
-    """
-    from flows.command import synthesize_spec
-
-    result = synthesize_spec(spec, liberty=liberty, effort=effort)
-    return Synthesis(
-        area=result.area,
-        unit=result.area_unit,
-        technology=result.technology,
-        delay_ns=result.delay_ns,
-        met=result.met,
-    )
 
 
 def _refused(specs: Sequence[object], asked: Mapping[str, Sequence[int]]) -> list[str]:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from flows.areas import synthesis
 from hw.block import block, spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.command import compare as command
 from sw_driver.companions import LAYER, companions
-from sw_driver.compare import compare, synthesis
+from sw_driver.compare import compare
 from sw_driver.core import core_of
 from sw_driver.mapping import Choices, map_workload
 from sw_driver.workload import decode_workload

@@ -182,8 +182,10 @@ def _build_args(trace: bool, work: Path, *, shared: bool) -> list[str]:
 def _environment(fast: bool = False) -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-    # Without it the rule for Verilator's precompiled header names a file that is not there.
-    flags = ["CFG_CXXFLAGS_PCH_I=-include", *([] if fast else ["OPT_FAST=-O0"])]
+    # Without the first the rule for Verilator's precompiled header names a file that is not there;
+    # the second because its makefile calls "python", which many systems do not have.
+    flags = ["CFG_CXXFLAGS_PCH_I=-include", f"PYTHON3={sys.executable}"]
+    flags += [] if fast else ["OPT_FAST=-O0"]
     return {"PYTHONPATH": path, "MAKEFLAGS": " ".join(flags)}
 
 

@@ -300,6 +300,18 @@ def step_view(array: np.ndarray, k_steps: int) -> np.ndarray:
     return array.reshape(rows, k_steps, depth // k_steps).transpose(1, 0, 2)
 
 
+def random_steps(spec: GemmSpec, rng: np.random.Generator, size: str) -> int:
+    """Steps of a random job; ``size`` is ``minimum``, ``small`` or ``large``."""
+    limit = spec.max_k_steps
+    if size == "minimum":
+        return 1
+    if size == "small":
+        return int(rng.integers(1, min(limit, 6) + 1))
+    if size == "large":
+        return min(limit, int(rng.integers(20, 41)))
+    raise ValueError(f"size: must be minimum, small or large, got {size!r}")
+
+
 def job_cycles(spec: GemmSpec, k_steps: Any, weight_bits: Any) -> Any:
     """Cycles that a job adds to a steady stream of jobs: passes times K steps.
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeGuard
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import GemmSpec, GemmWork, Job, activation_bits
+from hw.gemm import GemmSpec, GemmWork, Job, activation_bits, random_steps
 from hw.lazy import np
 from hw.spec import Part
 from hw.streams import StreamField
@@ -273,15 +273,7 @@ def random_work(
     spec: IntegerGemmSpec, rng: np.random.Generator, *, size: str = "small"
 ) -> GemmWork:
     """Corner-heavy random work of a GEMM core. ``size``: ``minimum``, ``small`` or ``large``."""
-    limit = spec.max_k_steps
-    if size == "minimum":
-        k_steps = 1
-    elif size == "small":
-        k_steps = int(rng.integers(1, min(limit, 6) + 1))
-    elif size == "large":
-        k_steps = min(limit, int(rng.integers(20, 41)))
-    else:
-        raise ValueError(f"size: must be minimum, small or large, got {size!r}")
+    k_steps = random_steps(spec, rng, size)
     bits = int(rng.integers(1, spec.max_weight_bits + 1))
     accumulate = bool(spec.addend and rng.integers(2))
     a_bits = None

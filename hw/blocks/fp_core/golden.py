@@ -172,15 +172,7 @@ def expected(spec: FpCoreSpec, work: GemmWork) -> dict[str, dict[str, np.ndarray
 
 def random_work(spec: FpCoreSpec, rng: np.random.Generator, *, size: str = "small") -> GemmWork:
     """Corner-heavy random job. ``size``: ``minimum``, ``small`` or ``large``."""
-    limit = spec.max_k_steps
-    if size == "minimum":
-        k_steps = 1
-    elif size == "small":
-        k_steps = int(rng.integers(1, min(limit, 6) + 1))
-    elif size == "large":
-        k_steps = min(limit, int(rng.integers(20, 41)))
-    else:
-        raise ValueError(f"size: must be minimum, small or large, got {size!r}")
+    k_steps = gemm.random_steps(spec, rng, size)
     return random_operands(spec, rng, Job(k_steps=k_steps, weight_bits=spec.max_weight_bits))
 
 

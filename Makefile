@@ -14,13 +14,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(wildcard hw rtl_gen sim flows sw_driver tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly bench lint format mutation formal clean
+.PHONY: help setup demo test nightly bench compare lint format mutation formal clean
 
 help:
 	@echo 'make demo      build, verify, synthesize, map and run the shipped lut_core'
 	@echo 'make test      lint, type check and test'
 	@echo 'make nightly   the tests that take minutes'
-	@echo 'make bench     measure density and simulation speed'
+	@echo 'make bench     measure density, published rankings and simulation speed'
+	@echo 'make compare   the comparison of docs/comparison.md; LIBERTY=FILE names a cell library'
 	@echo 'make mutation  break the RTL on purpose; every mutant must be caught'
 	@echo 'make formal    prove stream rules, conservation, cycles and arithmetic of both cores'
 	@echo 'make lint      ruff and mypy only'
@@ -40,7 +41,20 @@ nightly: $(READY)
 
 bench: $(READY)
 	$(PY) -m flows.bench
+	$(PY) -m flows.rankings
 	$(PY) -m sim.bench_speed hw/configs/lut_core.yaml
+
+# Multiplier, lookup table, bit-serial, block formats and floating point at W1, W2, W4, W6 and W8.
+COMPARED := mac_w1@1 mac_w2@2 mac_w4@4 mac_w6@6 mac_w8@8 \
+  lut_serial_k16@1,2,4 lut_w2@2 lut_w4@4 lut_w6@6 lut_w8@8 lut_ternary@2 \
+  bitserial_k256@1,2,4,6,8 \
+  mx_int4@4 mx_fp4@4 mx_nvint4@4 mx_nvfp4@4 mx_int6@6 mx_fp6_e2m3@6 mx_int8@8 mx_fp8_e4m3@8 \
+  lut_fp16_k16@1,2,4 dequant_w1@1 dequant_w2@2 dequant_w4@4 dequant_w6@6 dequant_w8@8
+
+compare: $(READY)
+	$(VENV)/bin/rtlgen compare $(if $(LIBERTY),--liberty $(LIBERTY)) \
+	  $(foreach item,$(COMPARED),hw/configs/density/$(subst @,.yaml@,$(item))) \
+	  --picture build/comparison.png -o build/comparison.json
 
 mutation: $(READY)
 	$(PY) -m sim.mutation

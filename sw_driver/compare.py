@@ -8,7 +8,6 @@ that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from sw_driver.report import Report, Table
 from sw_driver.workload import Workload
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from flows.areas import Synthesis
@@ -326,7 +326,7 @@ def _report(
             "candidates": [{**asdict(item), "total_area": item.total_area} for item in order],
         },
         draw=lambda figure: draw(figure, candidates),
-        size=(12.0, 5.4),
+        size=(13.0, max(5.0, 1.6 + 0.21 * len(candidates))),
         candidates=tuple(candidates),
     )
 
@@ -334,57 +334,120 @@ def _report(
 COLOURS = (lay.BLUE, lay.ORANGE, lay.GREEN, lay.RED, lay.PURPLE, lay.SKY, lay.GREY, lay.YELLOW)
 
 
+PARTS = (
+    ("core", "mac_area", ""),
+    ("scales", "scale_area", "////"),
+    ("quantizer", "quantizer_area", "xxxx"),
+)
+
+
 def draw(figure: Figure, candidates: Sequence[Candidate]) -> None:
-    """Areas by core and width, split by what they are for; and error against area."""
+    """Areas by width and core, split by what they are for; and error against area."""
     blocks = list(dict.fromkeys(item.block for item in candidates))
     colour = {block: COLOURS[index % len(COLOURS)] for index, block in enumerate(blocks)}
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    order = sorted(candidates, key=lambda item: -item.total_area)
+    _draw_areas(left, candidates, colour)
+    _draw_errors(right, candidates, colour)
+
+
+def _draw_areas(axes: Axes, candidates: Sequence[Candidate], colour: Mapping[str, str]) -> None:
+    """A bar a core and width, the smallest of a width on top, widths from the top."""
+    from matplotlib.patches import Patch
+
+    order = sorted(candidates, key=lambda item: (item.weight_bits, item.total_area))
+    places, place = [], 0.0
+    for before, item in zip([None, *order], order, strict=False):
+        place += 1.0 if before is None or before.weight_bits == item.weight_bits else 1.6
+        places.append(place)
     ends = [0.0] * len(order)
-    parts = (("core", "mac_area", None), ("scales", "scale_area", "///"),
-             ("quantizer", "quantizer_area", "..."))  # fmt: skip
-    for label, name, hatch in parts:
+    for _, name, hatch in PARTS:
         values = [getattr(item, name) for item in order]
-        left.barh(
-            range(len(order)),
+        axes.barh(
+            places,
             values,
             left=ends,
+            height=0.8,
             color=[colour[item.block] for item in order],
-            alpha=1.0 if hatch is None else 0.45,
+            alpha=0.5 if hatch else 1.0,
             hatch=hatch,
             edgecolor="white",
             linewidth=0.4,
-            label=label,
         )
         ends = [a + b for a, b in zip(ends, values, strict=True)]
-    for index, end in enumerate(ends):
-        left.text(end, index, f" {end:,.0f}", va="center", fontsize=7)
-    left.set_yticks(range(len(order)), [f"{item.spec}  {item.formats}" for item in order])
-    left.tick_params(axis="y", labelsize=7)
-    left.set_title(f"{candidates[0].unit} for a MAC a cycle: core, scales ///, quantizer ...")
-    left.margins(x=0.12)
-    measured = [item for item in candidates if item.sqnr_db is not None]
-    for block in blocks:
-        points = [item for item in measured if item.block == block]
-        right.scatter(
-            [item.total_area for item in points],
-            [item.sqnr_db for item in points],
+    for place, end, item in zip(places, ends, order, strict=True):
+        text = f" {end:,.0f}" + ("" if item.met else " (misses its clock)")
+        axes.text(end, place, text, va="center", fontsize=7)
+    axes.set_yticks(places, [f"W{item.weight_bits}  {item.formats}  {item.spec}" for item in order])
+    axes.tick_params(axis="y", labelsize=7, length=0)
+    axes.set_ylim(places[-1] + 0.8, places[0] - 0.8)
+    axes.set_xlim(0, 1.14 * max(ends))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{candidates[0].unit} for a MAC a cycle, everything charged", fontsize=10)
+    shown = [
+        Patch(
+            facecolor="0.5",
+            alpha=0.5 if hatch else 1.0,
+            hatch=hatch,
+            edgecolor="white",
+            label=label,
+        )
+        for label, name, hatch in PARTS
+        if any(getattr(item, name) for item in order)
+    ]
+    axes.legend(
+        handles=shown,
+        frameon=False,
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.05),
+        ncols=len(shown),
+    )
+
+
+def _draw_errors(axes: Axes, candidates: Sequence[Candidate], colour: Mapping[str, str]) -> None:
+    """A point a core and width; those that nothing beats in both stand on a line."""
+    measured = [(item, item.sqnr_db) for item in candidates if item.sqnr_db is not None]
+    for block in dict.fromkeys(item.block for item, _ in measured):
+        points = [(item.total_area, error) for item, error in measured if item.block == block]
+        axes.scatter(
+            [area for area, _ in points],
+            [error for _, error in points],
             color=colour[block],
             label=block,
-            s=28,
+            s=24,
+            zorder=3,
         )
-    for item in measured:
-        right.annotate(
-            f"{item.formats.split(' × ')[-1]}",
-            (item.total_area, item.sqnr_db or math.nan),
-            xytext=(3, 3),
+    best: list[tuple[Candidate, float]] = []
+    for item, error in sorted(measured, key=lambda pair: (pair[0].total_area, -pair[1])):
+        if not best or error > best[-1][1]:
+            best.append((item, error))
+    axes.plot(
+        [item.total_area for item, _ in best],
+        [error for _, error in best],
+        color="0.75",
+        linewidth=1.0,
+        drawstyle="steps-post",
+        zorder=1,
+    )
+    for item, error in best:
+        axes.annotate(
+            f"{item.formats.split(' × ')[-1]} {item.spec}",
+            (item.total_area, error),
+            xytext=(-4, 4),
             textcoords="offset points",
+            ha="right",
             fontsize=6,
         )
     if measured:
-        right.set_xscale("log")
-        right.legend(frameon=False, loc="lower right")
-    right.set_xlabel(f"{candidates[0].unit} for a MAC a cycle, everything charged")
-    right.set_ylabel("SQNR on a real layer, dB")
-    right.grid(color="0.92")
-    right.set_title("error against area")
+        axes.set_xscale("log")
+        least, most = axes.get_xlim()
+        decades = [10.0**power * step for power in range(-2, 7) for step in (1, 2, 5)]
+        ticks = [tick for tick in decades if least <= tick <= most]
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel(f"{candidates[0].unit} for a MAC a cycle, everything charged")
+    axes.set_ylabel("SQNR on a real layer, dB")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.set_title("error against area; the line: nothing is better in both", fontsize=10)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,19 +95,24 @@ class Table:
 
     def at(self, row: float, column: float) -> float:
         """Bilinear interpolation, extrapolating from the outermost cells of the table."""
-        i, fr, di = _place(self.rows, row)
-        j, fc, dj = _place(self.columns, column)
-        v = self.values
-        low = v[i, j] * (1 - fc) + v[i, j + dj] * fc
-        high = v[i + di, j] * (1 - fc) + v[i + di, j + dj] * fc
-        return float(low * (1 - fr) + high * fr)
+        rows, columns, v = self._lists
+        i, fr, di = _place(rows, row)
+        j, fc, dj = _place(columns, column)
+        low = v[i][j] * (1 - fc) + v[i][j + dj] * fc
+        high = v[i + di][j] * (1 - fc) + v[i + di][j + dj] * fc
+        return low * (1 - fr) + high * fr
+
+    @cached_property
+    def _lists(self) -> tuple[list[float], list[float], list[list[float]]]:
+        # Single look-ups are many; numpy's overhead would be most of them.
+        return self.rows.tolist(), self.columns.tolist(), self.values.tolist()
 
 
-def _place(index: np.ndarray, x: float) -> tuple[int, float, int]:
+def _place(index: list[float], x: float) -> tuple[int, float, int]:
     if len(index) < 2:
         return 0, 0.0, 0
-    i = int(np.clip(np.searchsorted(index, x, side="right") - 1, 0, len(index) - 2))
-    return i, float((x - index[i]) / (index[i + 1] - index[i])), 1
+    i = min(max(bisect_right(index, x) - 1, 0), len(index) - 2)
+    return i, (x - index[i]) / (index[i + 1] - index[i]), 1
 
 
 Edges = tuple["Table | None", "Table | None"]

@@ -426,50 +426,69 @@ class ArcTable:
 
 
 def compile_module(module: Module, table: ArcTable) -> Compiled:
-    """Arrays of a module's own cells."""
+    """Arrays of a module's own cells, in the order of gates and of their pins and arcs."""
     names, kinds = list(module.gates), [gate.kind for gate in module.gates.values()]
-    sinks: list[tuple[int, float]] = []
-    arcs: list[tuple[int, int, int, int]] = []
-    starts: list[tuple[int, int, int]] = []
-    ends: list[tuple[int, int, int]] = []
-    drives: list[tuple[int, float, int]] = []
-    library = table.library
+    # Gates of one kind with the same pins are worked on together.
+    alike: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
     for index, gate in enumerate(module.gates.values()):
-        cell = library.cells[gate.kind]
-        pins = gate.pins
-        for name, net in pins.items():
+        found = alike.get(key := (gate.kind, *gate.pins))
+        if found is None:
+            found = alike[key] = ([], [])
+        found[0].append(index)
+        found[1].extend(gate.pins.values())
+    sinks, arcs, starts, ends, drives = _Rows(2), _Rows(3), _Rows(2), _Rows(2), _Rows(2)
+    for (kind, *pins), (indices, flat) in alike.items():
+        cell, entry = table.library.cells[kind], table.by_cell[kind]
+        gates = np.array(indices)
+        nets = dict(zip(pins, np.array(flat).reshape(-1, len(pins)).T, strict=True))
+        for order, name in enumerate(pins):
             pin = cell.pins[name]
             if pin.direction == "input":
-                sinks.append((net, pin.capacitance))
+                sinks.add(gates, order, nets[name], pin.capacitance)
             else:
                 # Clocks are ideal: what a clock gate drives is the clock tree's business.
                 limit = np.inf if cell.kind == "gate" else pin.max_capacitance or np.inf
-                drives.append((net, limit, index))
-        entry = table.by_cell[gate.kind]
-        for name, related, number in entry["comb"]:
-            if name in pins and related in pins and pins[related] >= FIRST_NET:
-                arcs.append((pins[related], pins[name], number, index))
-        for name, _, number in entry["edge"]:
-            if name in pins:
-                starts.append((pins[name], number, index))
-        for name, _, number in entry["setup"]:
-            if name in pins:
-                ends.append((pins[name], number, index))
-
-    def columns(rows: list[Any], width: int) -> list[np.ndarray]:
-        if not rows:
-            return [np.zeros(0, dtype=np.int64) for _ in range(width)]
-        return [np.array(column) for column in zip(*rows, strict=True)]
-
+                drives.add(gates, order, nets[name], limit)
+        for order, (name, related, number) in enumerate(entry["comb"]):
+            if name in nets and related in nets:
+                real = nets[related] >= FIRST_NET
+                arcs.add(gates[real], order, nets[related][real], nets[name][real], number)
+        for rows, which in ((starts, "edge"), (ends, "setup")):
+            for order, (name, _, number) in enumerate(entry[which]):
+                if name in nets:
+                    rows.add(gates, order, nets[name], number)
+    sink_net, sink_cap, _ = sinks.columns()
     return Compiled(
         names,
         kinds,
-        *columns(sinks, 2),
-        *columns(arcs, 4),
-        *columns(starts, 3),
-        *columns(ends, 3),
-        *columns(drives, 3),
+        sink_net,
+        sink_cap,
+        *arcs.columns(),
+        *starts.columns(),
+        *ends.columns(),
+        *drives.columns(),
     )
+
+
+class _Rows:
+    """Rows of ``width`` columns and a gate, gathered kind by kind."""
+
+    def __init__(self, width: int):
+        self.width = width
+        self.parts: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, gates: np.ndarray, order: int, *values: Any) -> None:
+        """A row a gate; ``order`` is its place among the rows of one gate."""
+        columns = (np.broadcast_to(np.asarray(value), gates.shape) for value in values)
+        self.parts.append((np.full(gates.shape, order), *columns, gates))
+
+    def columns(self) -> list[np.ndarray]:
+        """The columns and the gates, sorted by gate and by order."""
+        if not self.parts:
+            return [np.zeros(0, dtype=np.int64) for _ in range(self.width + 1)]
+        order, *columns = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+        rank = np.lexsort((order, columns[-1]))
+        return [column[rank] for column in columns]
 
 
 @dataclass

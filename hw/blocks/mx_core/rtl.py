@@ -27,7 +27,7 @@ from hw.lib.passes import PlanePasses
 
 # Estimated delays in full adders: a looked-up term behind the registers, a product of one digit,
 # every further digit, a move, an exclusive or, an AND with a factor.
-SELECT, DIGIT_TIME, MORE, MOVE, XOR, FACTOR = 3.0, 3.5, 2.0, 1.2, 0.6, 0.5
+SELECT, DIGIT_TIME, MORE, MOVE, XOR, FACTOR, POWER = 3.0, 3.5, 2.0, 1.2, 0.6, 0.5, 2.5
 COARSE, WIDE = 8, 16
 """Products that move by as much as ``WIDE`` go to digits of ``COARSE`` bits in the end."""
 EARLY = {"running": 4.0, "fixed": 4.0, "fp32": 6.0}
@@ -226,6 +226,7 @@ class Column(wiring.Component):
             Heap(m, f"m{row}_signs_{digit}", k.bit_length(), heap.cuts) for digit in range(places)
         ]
         size = width + fine
+        adding = POWER if plan.a_power and plan.w_power else 0.0
         for lane in range(k):
             name = f"product_{row}_{lane}"
             weight, place = self._weights[lane], row * k + lane
@@ -250,7 +251,7 @@ class Column(wiring.Component):
                 line = Signal(name=f"{name}_digit_at_{digit}")
                 m.d.comb += line.eq(equals(power[COARSE.bit_length() - 1 :], digit))
                 whole = whole | Cat(Const(0, COARSE * digit), line.replicate(size) & term)
-                counts[digit].add_bit(line & sign, 0, time=DIGIT_TIME)
+                counts[digit].add_bit(line & sign, 0, time=DIGIT_TIME + adding)
             placed = Signal(len(whole), name=f"{name}_placed")
             m.d.comb += placed.eq(whole)
             heap.add(placed, time=time + MOVE)

@@ -254,7 +254,29 @@ def corner_works(spec: FpCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, 
             w[0, k::k] = w_one
             a[0, 2 * k] = a_one if start & 2 else a_minus
             works.append(_work(spec, a, w))
+    works += _dequantized_carries(spec)
     return tuple(works)
+
+
+def _dequantized_carries(spec: FpCoreSpec) -> Iterator[GemmWork]:
+    """For each factor that has one, a scale whose product rounds up to a power of two."""
+    most = (1 << spec.max_weight_bits) - 1 if spec.zeros else 1 << spec.max_weight_bits - 1
+    part = FP16.mantissa_bits + 1
+    one = 1 << FP16.mantissa_bits
+    for factor in range(3, most + 1 if spec.dequantizes else 0):
+        products = factor * np.arange(one, 2 * one)
+        above = 1 << np.ceil(np.log2(products)).astype(np.int64)
+        found = np.flatnonzero((products < above) & (2 * products >= 2 * above - (above >> part)))
+        if not len(found):
+            continue
+        code = FP16.bias << FP16.mantissa_bits | int(found[0])
+        work = _work(
+            spec,
+            np.full((1, spec.tile.k), spec.product.a.bias << spec.product.a.mantissa_bits),
+            np.full((1, spec.tile.k), code),
+        )
+        work.w[:] = factor if spec.zeros else -factor
+        yield work
 
 
 def _rows(codes: np.ndarray, k: int, lane: int) -> np.ndarray:

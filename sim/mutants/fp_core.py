@@ -158,7 +158,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("factor_borrow", DEQUANTIZE, _on("zero"), "q − z is one too small",
      "self.q, ~self.z, 1)", "self.q, ~self.z, 0)"),
     ("factor_negated", DEQUANTIZE, _on("signed"), "negative weights are not negated",
-     "magnitude.eq(Mux(negative, -low, low))", "magnitude.eq(low)"),
+     "magnitude.eq((low ^ negative.replicate(bits)) + negative)", "magnitude.eq(low)"),
     ("round_tie", DEQUANTIZE, _on("zero"), "ties go up",
      "up.eq(guard & (sticky | kept[0]))", "up.eq(guard)"),
     ("round_sticky", DEQUANTIZE, _on("zero"), "what lies below the guard bit is ignored",

@@ -9,7 +9,7 @@ nor a denormaliser is needed.
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -110,5 +110,5 @@ class Dequantizer(wiring.Component):
         else:
             negative, low = self.q[-1], self.q
         magnitude = Signal(bits, name="factor")
-        m.d.comb += magnitude.eq(Mux(negative, -low, low))
+        m.d.comb += magnitude.eq((low ^ negative.replicate(bits)) + negative)
         return magnitude, negative

@@ -70,7 +70,7 @@ SPECS: Specs = {
         "tile": shape(1, 2, 16),
         **_both({"format": "nvfp4"}),
         "accumulator": {"kind": "running", "guard": 0},
-        "pipeline": {"heap": 1},
+        "pipeline": {"heap": 2},
         "max_k": 64,
     },
     "powers": {

@@ -344,6 +344,17 @@ def corner_works(spec: MxCoreSpec, rng: np.random.Generator) -> tuple[GemmWork, 
     works.append(_constant(spec, 1, a_ends[-1], w_ends[-1], bad, middle))
     works.append(_constant(spec, 1, a_ends[-1], w_ends[-1], middle, bad))
     works += _powers_of_two(spec, rng)
+    for name, elements in (("a", spec.a_elements), ("w", spec.w_elements)):
+        # Infinities of both signs, a step apart.
+        form = elements.form
+        if isinstance(form, FloatFormat) and form.inf_code is not None and spec.max_k_steps > 1:
+            both = _constant(
+                spec, 2, _code(spec.a_elements, 1, 0), _code(spec.w_elements, 1, 0), middle, middle
+            )
+            infinities = both.a if name == "a" else both.w
+            infinities[:] = form.inf_code
+            infinities[:, spec.tile.k :] |= 1 << (form.width - 1)
+            works.append(both)
     for _ in range(12):
         work = random_operands(
             spec, rng, Job(k_steps=min(2, spec.max_k_steps), weight_bits=spec.max_weight_bits)
@@ -367,11 +378,17 @@ def _powers_of_two(spec: MxCoreSpec, rng: np.random.Generator) -> list[GemmWork]
     for a in range(DIGIT):
         for sign in (-1, 1):
             steps.append([(1, a + top + FP32.mantissa_bits + 1, False), (sign, a, True)])
+    # A sum of 0 far above what comes next.
+    steps.append([(1, 120, False), (-1, 120, False), (1, 0, False)])
+    if spec.sums.kind == "fp32":
+        steps += _pending_carries()
     most = FP32.max_exponent
     half = most - FP32.mantissa_bits - 1
     for sign in (-1, 1):
         for low in (half, half + 1):
-            steps.append([(sign, most, False), (-sign, low, False), (sign, most, False)])
+            # What overflows stays infinite.
+            edge = [(sign, most, False), (-sign, low, False), (sign, most, False)]
+            steps += [edge, [*edge, (-sign, most, False)]]
     works = []
     for terms in steps:
         ends = [power for _, power, _ in terms]
@@ -380,6 +397,17 @@ def _powers_of_two(spec: MxCoreSpec, rng: np.random.Generator) -> list[GemmWork]
         work = None if shift is None else _of_powers(spec, [(s, p + shift, x) for s, p, x in terms])
         works += [work] if work else []
     return works
+
+
+def _pending_carries() -> list[list[tuple[int, int, bool]]]:
+    """A sum that is still to be rounded up falls in part out of a much larger one, whose guard bit
+    is 0 and below it are ones as far as the sum is kept: a carry must not reach them."""
+    found = []
+    for place in range(DIGIT):
+        for guard in range(16, 24):
+            powers = [(1, 24), (1, guard), (-1, 8), (1, 1), (1, 0), (1, guard + 24)]
+            found.append([(sign, power + place, False) for sign, power in powers])
+    return found
 
 
 def _power_of_two(elements: Elements) -> int:

@@ -114,6 +114,20 @@ def synthesize(
     }
     boundary = Boundary(wire_cap=wire_cap_per_fanout)
     picked, sized = _choose(candidates, top, tables, boundary, clock_ns, objective, _TRIALS[effort])
+    if clock_ns is not None and sized.timing.delay > clock_ns + 1e-9:
+        # More recipes lead elsewhere, not always further: what fewer come to counts as well.
+        for fewer in recipes.EFFORTS:
+            if fewer == effort:
+                break
+            some = {
+                name: [item for item in items if item.recipe in recipes.EFFORTS[fewer]]
+                for name, items in candidates.items()
+            }
+            if not all(some.values()):
+                continue
+            other = _choose(some, top, tables, boundary, clock_ns, objective, _TRIALS[fewer])
+            if other[1].timing.delay < sized.timing.delay:
+                picked, sized = other
 
     modules, timing = sized.modules, sized.timing
     if netlist_file is not None:

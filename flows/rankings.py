@@ -43,18 +43,6 @@ FIXED = {"kind": "fixed", "low": -18, "bits": 49}
 """E4M3: 37 bits of a product and 12 for 4096 of them, exact."""
 
 
-def _block(form: str, k: int) -> dict[str, Any]:
-    return {
-        "block": "mx_core",
-        "name": f"{form}_fp32",
-        "tile": {"m": 2, "n": 16, "k": k},
-        "activations": {"format": form},
-        "weights": {"format": form},
-        "accumulator": FP32,
-        "pipeline": {"front": 1, "heap": 2},
-    }
-
-
 def _single(form: str, k: int, accumulator: Mapping[str, Any], heap: int) -> dict[str, Any]:
     if form == "int8":
         return {
@@ -76,12 +64,11 @@ def _single(form: str, k: int, accumulator: Mapping[str, Any], heap: int) -> dic
     }
 
 
-BLOCKS = {"mxint8": 0.79, "nvfp4": 0.54, "nvint4": 0.38}
 SINGLES = {"fp8_e4m3, fixed": 1.53, "fp8_e4m3, FP32": 2.83}
 
 RANKINGS = (
     Ranking(
-        "block formats, running accumulators; published: relative to MXFP8",
+        "block formats; published: relative to MXFP8",
         "mxfp8_e4m3",
         {
             "mxfp8_e4m3": "mx_fp8_e4m3",
@@ -93,18 +80,7 @@ RANKINGS = (
             "mxfp4": "mx_fp4",
             "mxint4": "mx_int4",
         },
-        BLOCKS,
-    ),
-    Ranking(
-        "block formats, FP32 accumulators; published: relative to MXFP8",
-        "mxfp8_e4m3",
-        {
-            "mxfp8_e4m3": _block("mxfp8_e4m3", 32),
-            "mxint8": _block("mxint8", 32),
-            "nvfp4": _block("nvfp4", 16),
-            "nvint4": _block("nvint4", 16),
-        },
-        BLOCKS,
+        {"mxint8": 0.79, "nvfp4": 0.54, "nvint4": 0.38},
     ),
     *(
         Ranking(

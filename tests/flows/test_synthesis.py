@@ -275,6 +275,16 @@ def test_density_is_no_worse_than_the_smallest(columns: Path) -> None:
     assert dense.area * dense.delay_ns <= small.area * small.delay_ns * (1 + 1e-9)
 
 
+def test_more_effort_meets_whatever_less_meets(columns: Path) -> None:
+    fastest = synthesize(columns, "columns", clock_ns=0.1, effort="fast")
+    assert not fastest.met
+    for clock in (fastest.delay_ns, 1.1 * fastest.delay_ns):
+        assert synthesize(columns, "columns", clock_ns=clock, effort="fast").met
+        assert synthesize(columns, "columns", clock_ns=clock, effort="normal").met
+    normal = synthesize(columns, "columns", clock_ns=0.1, effort="normal")
+    assert normal.delay_ns <= fastest.delay_ns
+
+
 def test_the_cache_gives_the_same_and_only_what_belongs(columns: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = synthesize(columns, "columns", effort="fast", cache_dir=cache)

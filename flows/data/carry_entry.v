@@ -19,8 +19,13 @@ module rtlgen_map_alu (A, B, CI, BI, X, Y, CO);
   input CI, BI;
   output [Y_WIDTH-1:0] X, Y, CO;
   wire [Y_WIDTH-1:0] a, b;
-  \$pos #(.A_SIGNED(A_SIGNED), .A_WIDTH(A_WIDTH), .Y_WIDTH(Y_WIDTH)) pos_a (.A(A), .Y(a));
-  \$pos #(.A_SIGNED(B_SIGNED), .A_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH)) pos_b (.A(B), .Y(b));
+  // A negation is an addition of nothing: an operand without bits.
+  generate
+    if (A_WIDTH == 0) assign a = 0;
+    else \$pos #(.A_SIGNED(A_SIGNED), .A_WIDTH(A_WIDTH), .Y_WIDTH(Y_WIDTH)) pos_a (.A(A), .Y(a));
+    if (B_WIDTH == 0) assign b = 0;
+    else \$pos #(.A_SIGNED(B_SIGNED), .A_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH)) pos_b (.A(B), .Y(b));
+  endgenerate
   wire [Y_WIDTH-1:0] bb = b ^ {Y_WIDTH{BI}};
   assign X = a ^ bb;
   rtlgen_sum #(.WIDTH(Y_WIDTH)) sum (.a(a), .b(bb), .ci(CI), .s(Y), .co(CO));

@@ -357,3 +357,24 @@ def test_real_libraries_map_full_adders_to_their_own_cell(
     assert report.area_unit == "µm²"
     assert report.overloaded == 0
     check_columns(mapped(out, tmp_path / "back", technology), technology)
+
+
+@pytest.mark.parametrize("carry", recipes.CARRIES)
+def test_a_negation_is_an_addition_to_nothing(
+    carry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.EFFORTS, "fast", (Recipe("flip", carry, "amap"),))
+    file, out = tmp_path / "negation.v", tmp_path / "mapped.v"
+    file.write_text(
+        "module negation(input clk, input [3:0] q, output reg [3:0] o);\n"
+        "  always @(posedge clk) o <= -q;\nendmodule\n"
+    )
+    technology = Technology.embedded()
+    synthesize(file, "negation", effort="fast", netlist_file=out)
+    modules = mapped(out, tmp_path / "back", technology)
+    simulator = Simulator(modules, "negation", technology)
+    for q in range(16):
+        simulator.settle(q=q, clk=0)
+        simulator.clock()
+        simulator.settle(q=q, clk=0)
+        assert simulator.output("o") == -q & 15

@@ -49,7 +49,7 @@ COMPARED := mac_w1@1 mac_w2@2 mac_w4@4 mac_w6@6 mac_w8@8 \
   lut_serial_k16@1,2,4 lut_w2@2 lut_w4@4 lut_w6@6 lut_w8@8 lut_ternary@2 \
   bitserial_k256@1,2,4,6,8 \
   mx_int4@4 mx_fp4@4 mx_nvint4@4 mx_nvfp4@4 mx_int6@6 mx_fp6_e2m3@6 mx_int8@8 mx_fp8_e4m3@8 \
-  lut_fp16_k16@1,2,4 dequant_w1@1 dequant_w2@2 dequant_w4@4 dequant_w6@6 dequant_w8@8
+  dequant_w1@1 dequant_w4@4 dequant_w8@8
 
 compare: $(READY)
 	$(VENV)/bin/rtlgen compare $(if $(LIBERTY),--liberty $(LIBERTY)) \

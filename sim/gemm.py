@@ -128,7 +128,7 @@ class GemmPlan:
             if further.side is not None:
                 array = array[m if further.side == "m" else n]
                 if further.per:
-                    array = array[:, start // further.per : stop // further.per]
+                    array = array[:, start // further.per : -(-stop // further.per)]
             extra[name] = array
         return GemmWork(
             job=self.job_of(part),
@@ -309,7 +309,7 @@ def _extra(
     """Further operands, padded.
 
     Raises:
-        ValueError: one is missing or has the wrong shape, or K is no multiple of its elements.
+        ValueError: one is missing or has the wrong shape.
     """
     found = dict(extra)
     k = shape[2]
@@ -317,10 +317,9 @@ def _extra(
         if further.side is None:
             continue
         side = 0 if further.side == "m" else 1
-        if further.per and k % further.per:
-            raise ValueError(f"K: must be a multiple of {further.per} for {name}, got {k}")
-        width = (k // further.per,) if further.per else ()
-        to = (padded[2] // further.per,) if further.per else ()
+        # The last group may be short.
+        width = (-(-k // further.per),) if further.per else ()
+        to = (-(-padded[2] // further.per),) if further.per else ()
         _shape(name, extra.get(name), (shape[side], *width), required=True)
         found[name] = _padded(np.asarray(extra[name]), (padded[side], *to), further.filler)
     return found

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hw.gemm import GemmSpec
 
 WIDTHS = (1, 2, 4, 6, 8)
+INTEGERS = ("unsigned", "twos_complement", "bipolar")
 GROUP = 128
 
 
@@ -247,7 +248,7 @@ def _candidate(
 
 
 def _weights(core: Core, bits: int) -> str:
-    if core.own_scales or core.ternary:
+    if core.ternary or (core.own_scales and core.encoding not in INTEGERS):
         return core.encoding
     return f"W{bits}"
 
@@ -431,7 +432,7 @@ def _draw_errors(axes: Axes, candidates: Sequence[Candidate], colour: Mapping[st
     )
     for item, error in best:
         axes.annotate(
-            f"{item.formats.split(' × ')[-1]} {item.spec}",
+            item.spec,
             (item.total_area, error),
             xytext=(-4, 4),
             textcoords="offset points",
@@ -450,4 +451,4 @@ def _draw_errors(axes: Axes, candidates: Sequence[Candidate], colour: Mapping[st
     axes.set_ylabel("SQNR on a real layer, dB")
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-    axes.set_title("error against area; the line: nothing is better in both", fontsize=10)
+    axes.set_title("error against area (line: the best)", fontsize=10)

@@ -260,8 +260,6 @@ def _dequantized(
     group = spec.further["w_scale"].per
     zeros = "w_zero" in spec.further
     scheme: Scheme = "asymmetric" if zeros else "symmetric"
-    if w.shape[1] % group:
-        raise ValueError(f"K: must be a multiple of the group of {group}, got {w.shape[1]}")
     weights = SCHEMES[scheme](w, bits, group)
     a = _float_rows(form, x)
     extra = {"w_scale": FP16.encode(weights.scale).astype(np.int64)}

@@ -218,8 +218,9 @@ def test_whole_gemm_of_quantized_tensors() -> None:
     exact = form.dequantize(a.elements, a.scales) @ form.dequantize(w.elements, w.scales).T
     np.testing.assert_allclose(FP32.decode(found), exact, rtol=1e-6, atol=1e-6)
     assert plan.predicted_cycles == timing.latency(spec) + 3 * 3 * 3
-    with pytest.raises(ValueError, match="K: must be a multiple of 32 for a_scale, got 40"):
-        tile(spec, np.zeros((1, 40), int), np.zeros((1, 40), int))
+    short = {"a_scale": np.zeros((1, 1), int), "w_scale": np.zeros((1, 2), int)}
+    with pytest.raises(ValueError, match=r"a_scale: shape must be \(1, 2\), got \(1, 1\)"):
+        tile(spec, np.zeros((1, 40), int), np.zeros((1, 40), int), extra=short)
 
 
 def test_cycles_count_every_register() -> None:

@@ -19,6 +19,7 @@ from sim.harness.compile import RUN_SHORT
 from sw_driver.accuracy import Treatment, accuracy, measure, rotate, treatments
 from sw_driver.bert import Bert
 from sw_driver.command import accuracy as command
+from sw_driver.operands import prepare
 from sw_driver.quantize import quantize_activations, quantize_symmetric
 from sw_driver.run import sqnr_db
 
@@ -210,3 +211,26 @@ def test_files_are_read_together(tmp_path: Path) -> None:
     assert lines[0] == f"{paths[1]}: name: must differ from that in {paths[0]}, got 'one'"
     assert lines[1].startswith(f"{paths[2]}:1:1: name: is required")
     assert lines[2].startswith(f"{paths[3]}: cannot be read")
+
+
+def test_the_last_group_of_weights_dequantized_in_the_core_may_be_short() -> None:
+    core = spec_of(
+        "dequantizer",
+        block="fp_core",
+        tile={"m": 1, "n": 2, "k": 4},
+        activations={"format": "fp16"},
+        weights={"format": "int", "bits": 4, "encoding": "unsigned", "scale": "fp16", "group": 16},
+        accumulator={"kind": "fp32"},
+        max_k=64,
+    )
+    rng = np.random.default_rng(2)
+    with verilate(core, effort=RUN_SHORT, progress=False) as made:
+        for k in (10, 40, 48):
+            x, w = (rng.normal(size=(rows, k)).astype(np.float32) for rows in (3, 5))
+            prepared = prepare(core, x, w, bits=4, group=64)
+            (plan,) = prepared.plans
+            run = made.run(plan.inputs, plan.expect)
+            found = plan.assemble(run.outputs["o"])
+            wanted = plan.assemble(plan.expected())
+            assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+            assert np.allclose(prepared.finish([found]), prepared.a @ prepared.w.T, atol=1e-2)

@@ -300,6 +300,16 @@ def step_view(array: np.ndarray, k_steps: int) -> np.ndarray:
     return array.reshape(rows, k_steps, depth // k_steps).transpose(1, 0, 2)
 
 
+def check_steps(spec: GemmSpec, job: Job) -> None:
+    """The length of a job against the specification.
+
+    Raises:
+        ValueError: names the rule and the value.
+    """
+    if not 1 <= job.k_steps <= spec.max_k_steps:
+        raise ValueError(f"k_steps: must lie in [1, {spec.max_k_steps}], got {job.k_steps}")
+
+
 def random_steps(spec: GemmSpec, rng: np.random.Generator, size: str) -> int:
     """Steps of a random job; ``size`` is ``minimum``, ``small`` or ``large``."""
     limit = spec.max_k_steps

@@ -12,7 +12,7 @@ from typing import Literal, TypeGuard
 from pydantic import Field
 
 from hw.errors import Problem
-from hw.gemm import GemmSpec, GemmWork, Job, activation_bits, random_steps
+from hw.gemm import GemmSpec, GemmWork, Job, activation_bits, check_steps, random_steps
 from hw.lazy import np
 from hw.spec import Part
 from hw.streams import StreamField
@@ -164,8 +164,7 @@ def check_work(spec: IntegerGemmSpec, work: GemmWork) -> None:
         ValueError: names the operand, the rule and the value.
     """
     job, tile = work.job, spec.tile
-    if not 1 <= job.k_steps <= spec.max_k_steps:
-        raise ValueError(f"k_steps: must lie in [1, {spec.max_k_steps}], got {job.k_steps}")
+    check_steps(spec, job)
     if not 1 <= job.weight_bits <= spec.max_weight_bits:
         raise ValueError(
             f"weight_bits: must lie in [1, {spec.max_weight_bits}], got {job.weight_bits}"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from flows.areas import Synthesis
     from hw.gemm import GemmSpec
+    from sw_driver.bert import Bert
 
 WIDTHS = (1, 2, 4, 6, 8)
 INTEGERS = ("unsigned", "twos_complement", "bipolar")
@@ -116,6 +117,7 @@ def compare(
     """
     from flows.areas import synthesis
     from hw.gemm import GemmSpec
+    from sw_driver.bert import Bert
 
     problems = [
         f"{getattr(spec, 'name', 'specification')}: block: must be a GEMM core to compare, got "
@@ -141,6 +143,7 @@ def compare(
     ]
     if not chosen:
         raise InputError(f"weight_bits: no core has one of {', '.join(map(str, weight_bits))}")
+    encoder = Bert() if measure else None
     known: dict[str, Synthesis] = {}
     candidates = []
     with Progress("comparing", total=len(chosen), enabled=progress) as shown:
@@ -154,7 +157,7 @@ def compare(
             areas = {item.purpose: known[item.spec.digest] for item in beside}
             own = known[spec.digest]
             mapped = [map_workload(work, core, _choices(core, bits, group)) for work in works]
-            error = _error(spec, bits, group) if measure else None
+            error = None if encoder is None else _error(spec, encoder, bits, group)
             candidates.append(_candidate(spec, core, bits, group, own, areas, mapped, error))
             shown.advance()
     technology = next(iter(known.values())).technology
@@ -191,15 +194,14 @@ def _choices(core: Core, bits: int, group: int) -> Choices:
     return Choices(weight_bits=bits, group=None if core.own_scales else group)
 
 
-def _error(spec: GemmSpec, bits: int, group: int) -> float:
-    """SQNR of the projections of the first layer of the packaged encoder, mean, dB."""
+def _error(spec: GemmSpec, encoder: Bert, bits: int, group: int) -> float:
+    """SQNR of the projections of the encoder's first layer, mean, dB."""
     from sw_driver.accuracy import measure, treatments
-    from sw_driver.bert import Bert
     from sw_driver.run import DEFAULT_TEXT
 
     (row,), _ = measure(
         spec,
-        Bert(),
+        encoder,
         bits=bits,
         group=group,
         layer=0,
@@ -240,9 +242,9 @@ def _candidate(
         delay_ns=delay,
         met=bool(own.met) and all(found.met for found in beside.values()),
         density=1e6 / total * core.clock_mhz / 1000 if physical else 0.0,
-        cycles={_phase(item.workload): item.cycles for item in mapped},
-        seconds={_phase(item.workload): item.seconds for item in mapped},
-        tokens_per_second={_phase(item.workload): item.tokens_per_second for item in mapped},
+        cycles={item.workload.phase: item.cycles for item in mapped},
+        seconds={item.workload.phase: item.seconds for item in mapped},
+        tokens_per_second={item.workload.phase: item.tokens_per_second for item in mapped},
         sqnr_db=error,
     )
 
@@ -253,10 +255,6 @@ def _weights(core: Core, bits: int) -> str:
     return f"W{bits}"
 
 
-def _phase(work: Workload) -> str:
-    return work.phase
-
-
 def _report(
     candidates: Sequence[Candidate],
     works: Sequence[Workload],
@@ -265,7 +263,7 @@ def _report(
     effort: str,
     model: str | Path,
 ) -> CompareReport:
-    phases = [_phase(work) for work in works]
+    phases = [work.phase for work in works]
     unit = candidates[0].unit
     order = sorted(candidates, key=lambda item: (item.weight_bits, item.total_area))
     rows = [

@@ -60,8 +60,7 @@ def check_work(spec: MxCoreSpec, work: GemmWork) -> None:
         ValueError: names the operand, the rule and the value.
     """
     job, tile = work.job, spec.tile
-    if not 1 <= job.k_steps <= spec.max_k_steps:
-        raise ValueError(f"k_steps: must lie in [1, {spec.max_k_steps}], got {job.k_steps}")
+    gemm.check_steps(spec, job)
     if job.weight_bits != spec.max_weight_bits:
         raise ValueError(f"weight_bits: must be {spec.max_weight_bits}, got {job.weight_bits}")
     if job.accumulate or work.c is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hw.block import block, spec_from_dict
-from hw.formats import BlockFormat
+from hw.formats import BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.spec import BlockSpec
 from rtl_gen.errors import InputError
@@ -19,6 +19,10 @@ from sw_driver.core import core_of
 
 LAYER = 4096
 """Rows and columns of the weight matrix that the units are sized for."""
+
+
+NARROW = 8
+"""Bits of a float that needs a scale beside it to hold a row of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,9 @@ def companions(
 ) -> tuple[Companion, ...]:
     """The units beside a core for a square layer of :data:`LAYER`.
 
-    Integer results are scaled group by group: their unit has to take a group's ``M × N`` results
-    in the cycles that the core takes for a group. Activations are quantized from FP16 once a layer
+    Results without their groups' scales, integers with an exponent a row among them, are scaled
+    group by group: their unit has to take a group's ``M × N`` results in the cycles that the core
+    takes for a group. Activations are quantized from FP16 once a layer
     and used for every tile of columns: their unit has to make a tile's rows in the cycles that the
     core takes for a row of tiles.
 
@@ -50,14 +55,14 @@ def companions(
     start, slope = core.job_cycles[bits - 1]
     a_format = spec.operand_formats[0]
     found = []
-    if not core.own_scales and spec.summable:
+    if scaled_outside(spec):
         cycles = start + -(-group // core.k) * slope
         scales = _make(
             spec,
             "scale_accumulate",
             tile={"m": core.m, "n": core.n},
-            partial_bits=core.result_bits,
-            activation_scale={"format": "fp16", "per": "group"},
+            **partial_sums(spec),
+            activation_scale=_row_scales(a_format),
             lanes=lanes_for(core.m * core.n, cycles),
             max_groups=-(-LAYER // group),
         )
@@ -83,6 +88,39 @@ def companions(
             )
         )
     return tuple(found)
+
+
+def scaled_outside(spec: GemmSpec) -> bool:
+    """Whether the groups' scales are applied to a core's results by a unit beside it."""
+    return spec.summable or "exponent" in _results(spec)
+
+
+def uncharged(spec: GemmSpec) -> tuple[str, ...]:
+    """Purposes that a core needs a unit for which is not among :func:`companions`."""
+    a_format = spec.operand_formats[0]
+    # No unit here makes floats of eight bits with a scale a row.
+    narrow = isinstance(a_format, FloatFormat) and a_format.width <= NARROW
+    return ("quantizer",) if narrow else ()
+
+
+def partial_sums(spec: GemmSpec) -> dict[str, int]:
+    """What ``scale_accumulate`` has to know of a core's results."""
+    widths = _results(spec)
+    return {"partial_bits": widths["o"], "partial_exponent_bits": widths.get("exponent", 0)}
+
+
+def _results(spec: GemmSpec) -> dict[str, int]:
+    """Widths of the fields of a core's results."""
+    return {field.name: field.width for field in spec.results}
+
+
+def _row_scales(form: Any) -> Mapping[str, str]:
+    """Scales of a row of activations: integers have them by groups, narrow floats by rows."""
+    if form is None:
+        return {"format": "fp16", "per": "group"}
+    if form.width <= NARROW:
+        return {"format": "fp32", "per": "job"}
+    return {"format": "none"}
 
 
 def _target(form: Any, activation_bits: int, group: int) -> Mapping[str, Any] | None:

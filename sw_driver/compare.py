@@ -19,7 +19,7 @@ from rtl_gen.errors import InputError
 from sw_driver import mapping as maps
 from sw_driver import report as lay
 from sw_driver.architecture import load_architecture
-from sw_driver.companions import LAYER, companions
+from sw_driver.companions import LAYER, companions, uncharged
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import workloads_of
 from sw_driver.mapping import Choices, map_workload
@@ -46,7 +46,8 @@ class Candidate:
     Attributes:
         bits_each: memory a weight takes, scales included.
         mac_area: area of the core for a multiplication and accumulation a cycle.
-        scale_area, quantizer_area: the same of the units beside it.
+        scale_area, quantizer_area: the same of the units beside it; 0 where there is none.
+        uncharged: which of the two the core needs although there is none.
         density: multiplications and accumulations per ns and mm² at the specification's clock, the
             units beside it included; 0 where the technology has no mm².
         cycles: of the model's phases; seconds: with memory, whichever binds.
@@ -62,6 +63,7 @@ class Candidate:
     mac_area: float
     scale_area: float
     quantizer_area: float
+    uncharged: tuple[str, ...]
     unit: str
     delay_ns: float
     met: bool
@@ -238,6 +240,7 @@ def _candidate(
         mac_area=own.area / rate,
         scale_area=areas.get("scales", 0.0),
         quantizer_area=areas.get("quantizer", 0.0),
+        uncharged=uncharged(spec),
         unit=own.unit,
         delay_ns=delay,
         met=bool(own.met) and all(found.met for found in beside.values()),
@@ -272,8 +275,8 @@ def _report(
             item.formats,
             f"{item.bits_each:.2f}",
             lay.fixed(item.mac_area, 4),
-            lay.fixed(item.scale_area, 3) if item.scale_area else "–",
-            lay.fixed(item.quantizer_area, 3) if item.quantizer_area else "–",
+            _beside(item, "scales", item.scale_area),
+            _beside(item, "quantizer", item.quantizer_area),
             lay.fixed(item.total_area, 4),
             f"{item.delay_ns:.3f}" + ("" if item.met else " missed"),
             lay.count(round(item.density)) if item.density else "–",
@@ -305,6 +308,7 @@ def _report(
     notes = [
         f"{unit}: for a multiplication and accumulation a cycle at the given width; scales and "
         f"quantizer: units beside the core, sized for a layer of {LAYER} × {LAYER}",
+        "–: a core needs none; not charged: it needs one that there is no unit for here",
         "MAC/ns/mm²: at the specification's clock, everything in; tok/s: compute or memory, "
         "whichever binds, at the specification's clock and bandwidth",
         "dB: signal to quantization noise of the projections of a real layer (all-MiniLM-L6-v2), "
@@ -328,6 +332,13 @@ def _report(
         size=(13.0, max(5.0, 1.6 + 0.21 * len(candidates))),
         candidates=tuple(candidates),
     )
+
+
+def _beside(item: Candidate, purpose: str, area: float) -> str:
+    """The cell of a unit beside a core."""
+    if purpose in item.uncharged:
+        return "not charged"
+    return lay.fixed(area, 3) if area else "–"
 
 
 COLOURS = (lay.BLUE, lay.ORANGE, lay.GREEN, lay.RED, lay.PURPLE, lay.SKY, lay.GREY, lay.YELLOW)

@@ -17,6 +17,7 @@ from hw.formats import FP16, FP32, BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from sim.gemm import GemmPlan, tile
+from sw_driver.companions import NARROW, scaled_outside
 from sw_driver.quantize import (
     SCHEMES,
     QuantizedWeights,
@@ -185,12 +186,14 @@ class _Rows:
     """Codes of rows, what they stand for, and their factors: one a row, or one a row and group.
 
     ``scale`` is ``(M, 1)`` or ``(M, groups)``; the last group may be shorter than ``group``.
+    ``scaled`` is False for formats whose rows need no factor: it is 1.
     """
 
     codes: np.ndarray
     numbers: np.ndarray
     scale: np.ndarray
     group: int
+    scaled: bool = True
 
     @property
     def values(self) -> np.ndarray:
@@ -209,11 +212,12 @@ class _Rows:
 def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
     """Rows in a floating format; narrow ones are scaled to its largest value, row by row."""
     scale = np.ones(len(x), dtype=np.float32)
-    if form.width <= 8:
+    scaled = form.width <= NARROW
+    if scaled:
         scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
         scale[scale == 0] = 1
     codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
-    return _Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1])
+    return _Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1], scaled)
 
 
 def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group: int) -> _Rows:
@@ -315,13 +319,14 @@ def _integers(
         return output if grouped else output * a.factor(0)
 
     scales = None
-    if spec.summable and not grouped:
+    # Sums of a row of floats, for codes that the encoding shifts, have no unit that makes them.
+    if scaled_outside(spec) and not grouped and (spec.summable or not operand.offset):
         sums = [
             a.codes[:, weights.columns(g)].sum(axis=1, keepdims=True) for g in range(weights.groups)
         ]
         scales = Groups(
             scale=weights.scale,
-            a_scale=a.scale,
+            a_scale=a.scale if a.scaled else None,
             factor=operand.factor,
             offset=operand.offset,
             row_sums=np.concatenate(sums, axis=1),

@@ -28,6 +28,7 @@ from sim.harness import Model, Packed, verilate
 from sw_driver import cost
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
+from sw_driver.companions import scaled_outside
 from sw_driver.core import Core, core_of
 from sw_driver.mapping import Choices, core_ints, system_of
 from sw_driver.operands import Prepared, prepare, rounds
@@ -144,6 +145,12 @@ class LayerRunner:
             group=self.group,
             activation_bits=self.activation_bits,
         )
+        if self.hardware_scales and prepared.scales is None and scaled_outside(self.spec):
+            raise InputError(
+                f"scales: must be software for {self.spec.name} at W{bits}: {prepared.quantizer} "
+                f"weights in {self.core.encoding} codes need sums of rows, and of "
+                f"{self.core.activation_name} nothing here makes them"
+            )
         plans = prepared.plans
         started = time.perf_counter()
         run = self.model.run(_joined(plans), {"o": sum(plan.jobs for plan in plans)})
@@ -172,7 +179,7 @@ class LayerRunner:
         self._check_reference(name, prepared, wanted)
         scaled = None
         if self.hardware_scales and prepared.scales is not None:
-            scaled = self._scaled(plans, tiles, prepared.scales, b, len(w), bits)
+            scaled = self._scaled(plans, tiles, prepared.scales, b, (len(x), len(w)), bits)
             output, results = scaled.o, results + scaled.results
             mismatches, first = mismatches + scaled.mismatches, first or scaled.first_mismatch
         else:
@@ -206,7 +213,7 @@ class LayerRunner:
         tiles: Mapping[str, np.ndarray],
         scales: Groups,
         bias: np.ndarray | None,
-        n: int,
+        shape: tuple[int, int],
         bits: int,
     ) -> Scaled:
         """The groups' results through a scale-and-accumulate unit."""
@@ -216,10 +223,13 @@ class LayerRunner:
                 f" got {self.group}"
             )
         starts = np.cumsum([0, *(plan.jobs for plan in plans)])
-        parts = [tiles["o"][a:b] for a, b in itertools.pairwise(starts)]
+        parts = [
+            {name: beats[a:b] for name, beats in tiles.items()}
+            for a, b in itertools.pairwise(starts)
+        ]
         if bits not in self._scalers:
             self._scalers[bits] = Scaler(self.spec, group=self.group, bits=bits)
-        return self._scalers[bits].run(parts, scales, bias, n)
+        return self._scalers[bits].run(parts, scales, bias, *shape)
 
     def close(self) -> None:
         """Free the models of the units beside the core."""
@@ -472,7 +482,7 @@ def _report(
     if any(item.scale_cycles for item in runs):
         scaled = lay.count(sum(item.scale_cycles for item in runs))
         first = (
-            f"groups of integers are scaled and summed, bias included, by scale_accumulate on RTL, "
+            f"groups are scaled and summed, bias included, by scale_accumulate on RTL, "
             f"{scaled} cycles as predicted beside the core; {where} are float32 in software"
         )
     else:

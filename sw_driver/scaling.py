@@ -1,12 +1,13 @@
 """Scales in hardware: a core's partial sums through ``scale_accumulate``, group by group.
 
-What ``rtlgen run`` otherwise does in float32 is done here on RTL, too: every group's exact integers
-times their scales, summed over the groups in FP32, times the rows' scales, plus the bias.
+What ``rtlgen run`` otherwise does in float32 is done here on RTL, too: every group's integers times
+their scales (and their rows' powers of two, of floating activations), summed over the groups in
+FP32, times the rows' scales, plus the bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from sim import source
 from sim.harness import Model, Packed, verilate
 from sim.harness.beats import pack
 from sim.harness.compile import RUN_SHORT
-from sw_driver.companions import lanes_for
+from sw_driver.companions import lanes_for, partial_sums
 from sw_driver.core import core_of
 
 MAX_GROUPS = 128
@@ -30,13 +31,14 @@ class Groups:
     """What turns partial sums ``o`` into numbers: ``scale · (factor·o + offset·Σ a)``.
 
     Attributes:
-        scale: ``(N, G)``, of the weights, ``float16``. a_scale: ``(M, 1)`` ``float32``.
+        scale: ``(N, G)``, of the weights, ``float16``.
+        a_scale: ``(M, 1)`` ``float32``, or None where activations have no scale.
         factor, offset: of the weights' encoding, see :class:`sw_driver.operands.Operand`.
         row_sums: ``(M, G)`` integers, the sums of activations over a group.
     """
 
     scale: np.ndarray
-    a_scale: np.ndarray
+    a_scale: np.ndarray | None
     factor: int
     offset: int
     row_sums: np.ndarray
@@ -82,6 +84,9 @@ class Scaler:
         core = core_of(self.spec)
         start, slope = core.job_cycles[self.bits - 1]
         cycles = start + -(-self.group // core.k) * slope
+        sums = partial_sums(self.spec)
+        # A doubled sum is the same wires one place up.
+        sums["partial_bits"] += (groups.factor - 1).bit_length()
         # As wide as any row of such activations needs, and of one width for all products.
         top = self.group << (core.activation_bits - 1)
         return spec_from_dict(
@@ -90,9 +95,11 @@ class Scaler:
                 "name": f"{core.name}_scales",
                 "clock_mhz": core.clock_mhz,
                 "tile": {"m": core.m, "n": core.n},
-                # A doubled sum is the same wires one place up.
-                "partial_bits": core.result_bits + (groups.factor - 1).bit_length(),
-                "activation_scale": {"format": "fp32", "per": "job"},
+                **sums,
+                "activation_scale": {
+                    "format": "none" if groups.a_scale is None else "fp32",
+                    "per": "job",
+                },
                 "zero_point_bits": abs(groups.offset).bit_length(),
                 "row_sum_bits": min(32, max(2, top.bit_length() + 1)) if groups.offset else 16,
                 "bias": "fp32" if biased else "none",
@@ -102,23 +109,36 @@ class Scaler:
         )
 
     def run(
-        self, tiles: Sequence[np.ndarray], groups: Groups, bias: np.ndarray | None, n: int
+        self,
+        tiles: Sequence[Mapping[str, np.ndarray]],
+        groups: Groups,
+        bias: np.ndarray | None,
+        m: int,
+        n: int,
     ) -> Scaled:
         """A product's partial sums, and what becomes of them.
 
         Args:
-            tiles: every group's results, ``(N tiles · M tiles, m, n)``, N tiles outermost.
-            bias: ``(N,)``. n: columns of the product.
+            tiles: every group's results by field, as of a job ``(m, n)``, in the order of jobs, of
+                which tiles of N are the outermost.
+            bias: ``(N,)``. m, n: rows and columns of the product.
         """
-        rows = len(groups.a_scale)
         unit = self.unit(groups, len(tiles), bias is not None)
         golden: Any = block(unit.block).golden
         timing: Any = block(unit.block).timing
         m_tile, n_tile = unit.tile.m, unit.tile.n
-        m_tiles, n_tiles = -(-rows // m_tile), -(-n // n_tile)
-        p = np.stack(tiles).reshape(len(tiles), n_tiles, m_tiles, m_tile, n_tile) * groups.factor
+        m_tiles, n_tiles = -(-m // m_tile), -(-n // n_tile)
+        fields = {
+            name: np.stack([tile[name] for tile in tiles]).reshape(
+                len(tiles), n_tiles, m_tiles, *tiles[0][name].shape[1:]
+            )
+            for name in tiles[0]
+        }
+        p = fields.pop("o") * groups.factor
         scale = _rows(FP16.encode(groups.scale).astype(np.int64), n_tiles * n_tile)
-        a_scale = _rows(FP32.encode(groups.a_scale).astype(np.int64), m_tiles * m_tile)
+        a_scale = None
+        if groups.a_scale is not None:
+            a_scale = _rows(FP32.encode(groups.a_scale).astype(np.int64), m_tiles * m_tile)
         sums = _rows(groups.row_sums.astype(np.int64), m_tiles * m_tile)
         # The zero point is not negative: the sums take its sign.
         zero = abs(groups.offset)
@@ -135,9 +155,10 @@ class Scaler:
                     golden.ScaleWork(
                         p=p[:, j, i],
                         w_scale=scale[columns].T,
+                        **{name: array[:, j, i] for name, array in fields.items()},
                         z=np.full((len(tiles), n_tile), zero) if zero else None,
                         r=sums[lines].T if zero else None,
-                        a_scale=a_scale[lines].T,
+                        a_scale=None if a_scale is None else a_scale[lines].T,
                         bias=None if codes is None else codes[columns],
                     )
                 )
@@ -149,8 +170,8 @@ class Scaler:
         for stream in source.streams(unit):
             if stream.direction == "in":
                 parts = [item[stream.name] for item in beats]
-                fields = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-                inputs[stream.name] = pack(stream, fields)
+                whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                inputs[stream.name] = pack(stream, whole)
         run = self._models[key].run(inputs, {"o": len(works)})
         found = run.outputs["o"]["o"]
         wanted = np.stack([golden.results(unit, work) for work in works])
@@ -166,7 +187,7 @@ class Scaler:
         values = FP32.decode(found).astype(np.float32)
         grid = values.reshape(n_tiles, m_tiles, m_tile, n_tile).transpose(1, 2, 0, 3)
         return Scaled(
-            o=grid.reshape(m_tiles * m_tile, n_tiles * n_tile)[:rows, :n],
+            o=grid.reshape(m_tiles * m_tile, n_tiles * n_tile)[:m, :n],
             results=found.size,
             mismatches=int(wrong.sum()),
             cycles=run.cycles,

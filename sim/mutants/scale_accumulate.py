@@ -31,6 +31,15 @@ SPECS: Specs = {
         "lanes": 4,
         "max_groups": 6,
     },
+    # Powers of two with every row, and a stage to bring them on.
+    "powers": {
+        "tile": {"m": 2, "n": 2},
+        "partial_bits": 8,
+        "partial_exponent_bits": 9,
+        "activation_scale": {"format": "e8m0", "per": "group"},
+        "lanes": 2,
+        "max_groups": 4,
+    },
     # Many turns, nothing to close with but a bias.
     "bias": {
         "tile": {"m": 1, "n": 6},
@@ -47,13 +56,25 @@ def _on(spec: str) -> dict[str, str]:
     return {"scale_accumulate": spec}
 
 
-CLOSING, GROUPS, BIAS = _on("closing"), _on("groups"), _on("bias")
+CLOSING, GROUPS, BIAS, POWERS = (_on(name) for name in ("closing", "groups", "bias", "powers"))
 
 MUTANTS: tuple[Entry, ...] = (
     ("job_ready_early", RTL, CLOSING, "a job is taken while another runs",
      "self.i_job.ready.eq(~active | taken)", "self.i_job.ready.eq(1)"),
     ("job_ready_late", RTL, CLOSING, "a bubble between jobs",
      "self.i_job.ready.eq(~active | taken)", "self.i_job.ready.eq(~active)"),
+    ("power_lost", LANE, POWERS, "partial sums lack their power of two",
+     "            power=power,", "            power=power & 0,"),
+    ("power_unsigned", LANE, POWERS, "a negative power is taken for a large one",
+     "self.exponent.as_signed(), self.invalid", "self.exponent, self.invalid"),
+    ("power_early", LANE, POWERS, "a power is that of the next output",
+     'power, invalid = prepared("p", "power", power), prepared("p", "invalid", invalid)',
+     'invalid = prepared("p", "invalid", invalid)'),
+    ("invalid_lost", LANE, POWERS, "an invalid row becomes a number",
+     "            nan=invalid,", "            nan=NO,"),
+    ("power_row", RTL, POWERS, "a power is that of the first row",
+     'choose(f"{name}_{number}", "i_p", name, rows, 0)',
+     'choose(f"{name}_{number}", "i_p", name, [0] * len(rows), 0)'),
     ("groups_short", RTL, GROUPS, "a job has one group too few",
      'groups_left.eq(field_slice(job, self.i_job.payload, "groups_m1"))',
      'groups_left.eq(field_slice(job, self.i_job.payload, "groups_m1") - 1)'),

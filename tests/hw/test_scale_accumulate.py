@@ -34,6 +34,8 @@ def native(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
     a_scale = None
     if spec.activation_format is not None:
         a_scale = spec.activation_format.decode(work.a_scale)
+    if work.exponent is not None:
+        q = np.where(work.invalid[:, :, None], np.nan, np.ldexp(1.0 * q, work.exponent[:, :, None]))
     with np.errstate(all="ignore"):
         if spec.scales_groups:
             scale = scale * a_scale[:, :, None]
@@ -98,6 +100,45 @@ def test_no_bit_of_a_product_is_too_low_to_break_a_tie(bit: int) -> None:
 
 def _fraction(form: Any, code: Any) -> Fraction:
     return Fraction(float(form.decode(np.array(int(code)))))
+
+
+@pytest.mark.parametrize(
+    ("p", "exponent", "invalid", "w_scale", "wanted"),
+    [
+        (3, -149, 0, 0x3F80, 3),  # the least subnormal's unit
+        (3, -150, 0, 0x3F80, 2),  # 1.5 ties to even
+        (1, 127, 0, 0x3F80, 0x7F000000),
+        (1, 128, 0, 0x3F80, 0x7F800000),  # overflow
+        (0, 255, 0, 0x3F80, 0),
+        (0, 0, 1, 0x3F80, 0x7FC00000),  # an invalid row, zeros included
+        (1, -256, 0, 0x7F80, 0x7F800000),
+        (0, -256, 0, 0x7F80, 0x7FC00000),  # 0 times infinity
+    ],
+)
+def test_powers_of_partial_sums(
+    p: int, exponent: int, invalid: int, w_scale: int, wanted: int
+) -> None:
+    none = {"format": "none"}
+    spec = spec_of(
+        tile={"m": 1, "n": 1},
+        lanes=1,
+        max_groups=1,
+        weight_scale="bf16",
+        activation_scale=none,
+        partial_exponent_bits=9,
+    )
+    work = ScaleWork(
+        p=np.array([[[p]]]),
+        w_scale=np.array([[w_scale]]),
+        exponent=np.array([[exponent]]),
+        invalid=np.array([[invalid]]),
+    )
+    assert golden.results(spec, work).tolist() == [[wanted]]
+
+
+def test_row_sums_have_no_exponents() -> None:
+    with pytest.raises(SpecError, match="zero_point_bits: must be 0 where partial sums have exp"):
+        spec_of(partial_exponent_bits=6, zero_point_bits=4)
 
 
 def test_groups_of_a_product_become_the_product() -> None:

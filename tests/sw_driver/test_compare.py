@@ -13,7 +13,7 @@ from flows.areas import synthesis
 from hw.block import block, spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.command import compare as command
-from sw_driver.companions import LAYER, companions
+from sw_driver.companions import LAYER, companions, uncharged
 from sw_driver.compare import compare
 from sw_driver.core import core_of
 from sw_driver.mapping import Choices, map_workload
@@ -51,6 +51,26 @@ def test_the_units_beside_a_core_keep_up(name: str, bits: int, group: int) -> No
     of_tile = -(-LAYER // core.n) * (start + -(-LAYER // core.k) * slope)
     assert core.m * LAYER / quantizer.lanes <= of_tile
     assert quantizer.format.element.bits == core.activation_bits
+
+
+def test_what_scales_floats_is_charged_or_said_not_to_be() -> None:
+    floats = {"format": "fp16", "bits": 12}
+    spec = spec_of("lut_core", activations=floats)
+    (unit,) = companions(spec, bits=4, group=128)
+    assert unit.purpose == "scales"
+    # The core's results go in as they come out.
+    golden: Any = block("lut_core").golden
+    (out,) = (stream for stream in golden.streams(spec) if stream.direction == "out")
+    scales: Any = block("scale_accumulate").golden
+    (port,) = (stream for stream in scales.streams(unit.spec) if stream.name == "i_p")
+    assert [field.width for field in port.fields] == [field.width for field in out.fields]
+    assert uncharged(spec) == ()
+    narrow = spec_of("lut_core", activations={"format": "fp8_e4m3", "exponent": "exact"})
+    (unit,) = companions(narrow, bits=4, group=128)
+    assert unit.spec.activation_scale.per == "job"  # type: ignore[attr-defined]
+    assert uncharged(narrow) == ("quantizer",)
+    for name in ("mac_core", "mx_core", "bitserial_core"):
+        assert uncharged(spec_of(name)) == ()
 
 
 def test_groups_too_short_for_the_unit_are_refused() -> None:

@@ -201,3 +201,30 @@ def test_scales_in_hardware_are_those_in_software(unsigned: Model, bits: int) ->
     assert 0 < run.scale_cycles == run.scale_predicted
     assert plain.scale_cycles == 0
     np.testing.assert_allclose(output, software, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["fp16", "fp8_e4m3"])
+def test_results_with_exponents_are_scaled_in_hardware(form: str) -> None:
+    exponent = "running" if form == "fp16" else "exact"
+    spec: Any = spec_from_dict(
+        {
+            **CORES["unsigned"],
+            "name": f"run_{form}",
+            "activations": {"format": form, "bits": 10, "exponent": exponent},
+        }
+    )
+    rng = np.random.default_rng(8)
+    x, w = rng.normal(size=(5, 96)).astype(np.float32), rng.normal(size=(13, 96)).astype(np.float32)
+    b = rng.normal(size=13).astype(np.float32)
+    with verilate(spec, effort=RUN_SHORT, progress=False) as model:
+        hardware = LayerRunner(spec, model, group=32, hardware_scales=True)
+        output, run = hardware.linear("x", x, w, b, 4)
+        software, plain = LayerRunner(spec, model, group=32).linear("x", x, w, b, 4)
+        with pytest.raises(InputError, match=f"scales: must be software for run_{form} at W1"):
+            hardware.linear("x", x, w, b, 1)
+        hardware.close()
+    assert run.exact
+    assert plain.exact
+    assert run.results == plain.results + 2 * 2 * 3 * 12
+    assert 0 < run.scale_cycles == run.scale_predicted
+    np.testing.assert_allclose(output, software, rtol=1e-5, atol=1e-5)

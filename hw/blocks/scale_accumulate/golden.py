@@ -4,14 +4,17 @@ For output ``(m, n)`` and groups ``g`` in their order, ``fl`` rounding to FP32, 
 even::
 
     q[g]   = p[g, m, n] - z[g, n] * r[g, m]            exact integer
-    x[g]   = fl(q[g] * w_scale[g, n] * a_scale[g, m])  one rounding of the exact product; a_scale
-                                                       only where activations have one a group
+    x[g]   = fl(q[g] * 2^e[g, m] * w_scale[g, n] * a_scale[g, m])
+                                                       one rounding of the exact product; a_scale
+                                                       only where activations have one a group, an
+                                                       exponent where partial sums have one
     sum    = fl(sum + x[g])                            from +0
     result = fl(sum * a_scale[m])                      with an activation scale a job
     result = fl(result * tensor_scale)                 with a tensor scale
     result = fl(result + bias[n])                      with a bias
 
-Infinities, signed zeros and subnormal numbers are those of IEEE 754; the integer 0 is +0. Every NaN
+Infinities, signed zeros and subnormal numbers are those of IEEE 754; the integer 0 is +0, and an
+invalid row's partial sums are NaN. Every NaN
 that comes out is the positive quiet one, 0x7FC00000.
 
 Why ``float64`` does where it is used: a product of two FP32 numbers has 48 bits, of 53. The sum of
@@ -23,10 +26,10 @@ for a leading one is exact. Products of three are in ``hw.exact``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
-from hw.exact import numbers
+from hw.exact import Exact, numbers
 from hw.formats import FP32, FloatFormat
 from hw.integers import random_operand
 from hw.lazy import np
@@ -45,6 +48,7 @@ class ScaleWork:
     Attributes:
         p: partial sums ``(G, M, N)``.
         w_scale: ``(G, N)``.
+        exponent: powers of two ``(G, M)``, and ``invalid`` marks ``(G, M)``, or None.
         z: zero points ``(G, N)``, and ``r`` row sums of the activations ``(G, M)``, or None.
         a_scale: ``(G, M)`` per group, ``(1, M)`` per job, or None.
         tensor_scale: one code, or None.
@@ -53,6 +57,8 @@ class ScaleWork:
 
     p: np.ndarray
     w_scale: np.ndarray
+    exponent: np.ndarray | None = None
+    invalid: np.ndarray | None = None
     z: np.ndarray | None = None
     r: np.ndarray | None = None
     a_scale: np.ndarray | None = None
@@ -85,25 +91,33 @@ def streams(spec: ScaleAccumulateSpec) -> tuple[Stream, ...]:
             doc=f"scale of every column, {spec.weight_scale}",
         )
     ]
+    partial = [
+        StreamField(
+            name="p",
+            width=spec.partial_bits,
+            signed=True,
+            shape=(m, n),
+            doc="partial sums of one group",
+        )
+    ]
+    if spec.partial_exponent_bits:
+        partial += [
+            StreamField(
+                name="exponent",
+                width=spec.partial_exponent_bits,
+                signed=True,
+                shape=(m,),
+                doc="power of two of the row's partial sums",
+            ),
+            StreamField(name="invalid", width=1, shape=(m,), doc="1: the row's are NaN"),
+        ]
     if spec.zero_point_bits:
         scales.append(
             StreamField(name="z", width=spec.zero_point_bits, shape=(n,), doc="zero points")
         )
     found = [
         _input("i_job", job, "job descriptors"),
-        _input(
-            "i_p",
-            [
-                StreamField(
-                    name="p",
-                    width=spec.partial_bits,
-                    signed=True,
-                    shape=(m, n),
-                    doc="partial sums of one group",
-                )
-            ],
-            "partial sums, one beat a group: what a GEMM core puts out",
-        ),
+        _input("i_p", partial, "partial sums, one beat a group: what a GEMM core puts out"),
         _input("i_s", scales, "scales of the weights, one beat a group"),
     ]
     if spec.zero_point_bits:
@@ -156,7 +170,7 @@ def sums(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
     scale = numbers(spec.weight_format, work.w_scale[:, None, :])
     if spec.scales_groups:
         scale = scale * numbers(spec.activation_format, _given("a_scale", work.a_scale)[:, :, None])
-    x = fl((numbers(None, corrected(work)) * scale).as_float64())
+    x = fl((_partial(spec, work) * scale).as_float64())
     total = np.zeros(x.shape[1:])
     found = []
     with np.errstate(invalid="ignore"):
@@ -164,6 +178,20 @@ def sums(spec: ScaleAccumulateSpec, work: ScaleWork) -> np.ndarray:
             total = fl(total + each)
             found.append(total)
     return np.stack(found)
+
+
+def _partial(spec: ScaleAccumulateSpec, work: ScaleWork) -> Exact:
+    """Corrected partial sums, ``(G, M, N)``."""
+    q = numbers(None, corrected(work))
+    if not spec.partial_exponent_bits:
+        return q
+    exponent = _given("exponent", work.exponent).astype(np.int64)
+    invalid = _given("invalid", work.invalid).astype(bool)
+    return replace(
+        q,
+        power=q.power + exponent[:, :, None],
+        nan=np.broadcast_to(invalid[:, :, None], q.nan.shape),
+    )
 
 
 def corrected(work: ScaleWork) -> np.ndarray:
@@ -207,6 +235,9 @@ def beats(spec: ScaleAccumulateSpec, work: ScaleWork) -> dict[str, dict[str, np.
         "i_p": {"p": work.p},
         "i_s": {"w_scale": work.w_scale},
     }
+    if spec.partial_exponent_bits:
+        found["i_p"]["exponent"] = _given("exponent", work.exponent)
+        found["i_p"]["invalid"] = _given("invalid", work.invalid)
     if spec.zero_point_bits:
         found["i_s"]["z"] = _given("z", work.z)
         found["i_r"] = {"r": _given("r", work.r)}
@@ -228,6 +259,9 @@ def explain(
     """The inputs of one output."""
     _, m, n = index
     parts = [f"p[:,{m},{n}]={work.p[:, m, n].tolist()}", f"w_scale={_hex(work.w_scale[:, n])}"]
+    if work.exponent is not None:
+        invalid = _given("invalid", work.invalid)
+        parts.append(f"exponent={work.exponent[:, m].tolist()} invalid={invalid[:, m].tolist()}")
     if work.z is not None:
         r = _given("r", work.r)
         parts.append(f"z={work.z[:, n].tolist()} r={r[:, m].tolist()}")
@@ -275,7 +309,9 @@ def job_of(
         # Short numbers: of a product's bits few are lost.
         p >>= rng.integers(0, spec.partial_bits, size=(groups, m, n))
     w_scale = _scales(rng, spec.weight_format, (groups, n), kind)
-    z = r = a_scale = tensor = bias = None
+    exponent = invalid = z = r = a_scale = tensor = bias = None
+    if spec.partial_exponent_bits:
+        exponent, invalid = _powers(spec, rng, (groups, m), kind)
     if spec.zero_point_bits:
         z = random_operand(rng, 0, (1 << spec.zero_point_bits) - 1, (groups, n))
         bound = 1 << (spec.row_sum_bits - 1)
@@ -296,14 +332,36 @@ def job_of(
             # A group that takes the last one back, but for a bit here and there.
             p[g] = np.clip(-p[g - 1] + (rng.random((m, n)) < 0.2), -half, half - 1)
             w_scale[g] = w_scale[g - 1]
-            for each in (z, r, a_scale if spec.scales_groups else None):
+            for each in (exponent, invalid, z, r, a_scale if spec.scales_groups else None):
                 if each is not None:
                     each[g] = each[g - 1]
             if z is not None and r is not None:
                 p[g] = np.clip(2 * z[g][None, :] * r[g][:, None] - p[g - 1], -half, half - 1)
     return ScaleWork(
-        p=p, w_scale=w_scale, z=z, r=r, a_scale=a_scale, tensor_scale=tensor, bias=bias
+        p=p,
+        w_scale=w_scale,
+        exponent=exponent,
+        invalid=invalid,
+        z=z,
+        r=r,
+        a_scale=a_scale,
+        tensor_scale=tensor,
+        bias=bias,
     )
+
+
+def _powers(
+    spec: ScaleAccumulateSpec, rng: np.random.Generator, shape: tuple[int, ...], kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents of partial sums, and marks of invalid rows."""
+    half = 1 << (spec.partial_exponent_bits - 1)
+    low, high = {"tiny": (-half, -half // 2), "huge": (half // 2, half - 1)}.get(
+        kind, (max(-half, -20), min(half - 1, 4))
+    )
+    exponent = rng.integers(low, high + 1, size=shape)
+    if kind in ("wide", "special"):
+        exponent = random_operand(rng, -half, half - 1, shape)
+    return exponent, (rng.random(shape) < (0.25 if kind == "special" else 0.0)).astype(np.int64)
 
 
 def _scales(
@@ -369,7 +427,7 @@ def coverage_points(spec: ScaleAccumulateSpec) -> tuple[str, ...]:
     points = ["groups=one", "result=zero", "q=zero"]
     if _reaches(spec, "huge"):
         points.append("result=infinity")
-    if spec.weight_format.nan_code is not None:
+    if spec.weight_format.nan_code is not None or spec.partial_exponent_bits:
         points.append("result=nan")
     if _reaches(spec, "tiny"):
         points.append("result=subnormal")
@@ -382,9 +440,10 @@ def _reaches(spec: ScaleAccumulateSpec, end: str) -> bool:
     """Whether finite scales can bring a product beyond an end of FP32."""
     forms = [spec.weight_format, spec.activation_format, FP32 if spec.tensor_scale else None]
     given = [form for form in forms if form is not None]
+    half = 1 << (spec.partial_exponent_bits - 1) if spec.partial_exponent_bits else 0
     if end == "tiny":
-        smallest = sum(form.min_exponent - form.mantissa_bits for form in given)
+        smallest = sum(form.min_exponent - form.mantissa_bits for form in given) - half
         return smallest < FP32.min_exponent - 1
     infinite = any(form.inf_code is not None for form in given)
-    largest = sum(form.max_exponent for form in given) + spec.partial_bits - 2
+    largest = sum(form.max_exponent for form in given) + spec.partial_bits - 2 + max(half - 1, 0)
     return infinite or largest > FP32.max_exponent

@@ -36,7 +36,8 @@ class Lane(wiring.Component):
     :attr:`add_at` say how many cycles behind the first stage operands are wanted.
 
     Members:
-        p, z, r, w_scale: an output's partial sum, zero point, row sum and scale, in stage 0.
+        p, exponent, invalid, z, r, w_scale: an output's partial sum, its power of two, whether it
+            is NaN, its zero point, row sum and scale, in stage 0.
         a_scale: with a scale a group that of the output's row, in stage 0; else that of a closing
             turn, at ``multiply_at``.
         tensor: the tensor scale.
@@ -53,6 +54,8 @@ class Lane(wiring.Component):
         self.spec = spec
         self.turn_bits = max(1, (spec.turns - 1).bit_length())
         members: dict[str, int] = {"p": spec.partial_bits, "w_scale": spec.weight_format.width}
+        if spec.partial_exponent_bits:
+            members |= {"exponent": spec.partial_exponent_bits, "invalid": 1}
         if spec.zero_point_bits:
             members |= {"z": spec.zero_point_bits, "r": spec.row_sum_bits}
         if spec.activation_format is not None:
@@ -83,7 +86,7 @@ class Lane(wiring.Component):
 
     @property
     def multiply_at(self) -> int:
-        return 1 if self.spec.zero_point_bits or self.spec.scales_groups else 0
+        return int(self.spec.prepares)
 
     @property
     def _multiply_cuts(self) -> tuple[str, ...]:
@@ -137,6 +140,10 @@ class Lane(wiring.Component):
         """A corrected partial sum and its scale, at :attr:`multiply_at`."""
         spec = self.spec
         p: Value = self.p.as_signed()
+        power: Value = Const(0, signed(1))
+        invalid: Value = NO
+        if spec.partial_exponent_bits:
+            power, invalid = self.exponent.as_signed(), self.invalid
         scale = factor(spec.weight_format, unpack(m, "w", spec.weight_format, self.w_scale))
         if spec.scales_groups:
             other = self._factor(m, "a", spec.activation_format, self.a_scale)
@@ -146,14 +153,15 @@ class Lane(wiring.Component):
             prepared = _registers(m, "prepared", ("p", "scale", "share"))
             scale = _behind(prepared, "scale", scale)
             p = prepared("p", "q", p)
+            power, invalid = prepared("p", "power", power), prepared("p", "invalid", invalid)
             if spec.zero_point_bits:
                 share = self.z * self.r.as_signed()
                 q = Signal(signed(spec.corrected_bits), name="q")
                 m.d.comb += q.eq(p - prepared("share", "q", share))
                 p = q
-        return self._integer(m, p), scale
+        return self._partial(m, p, power, invalid), scale
 
-    def _integer(self, m: Module, q: Value) -> Factor:
+    def _partial(self, m: Module, q: Value, power: Value, invalid: Value) -> Factor:
         magnitude = Signal(len(q), name="q_magnitude")
         zero = Signal(name="q_zero")
         sign = q[-1]
@@ -164,11 +172,11 @@ class Lane(wiring.Component):
         return Factor(
             sign=sign,
             significand=magnitude,
-            power=Const(0, signed(1)),
+            power=power,
             zero=zero,
-            nan=NO,
+            nan=invalid,
             inf=NO,
-            low=0,
+            low=-(1 << (len(power) - 1)) if self.spec.partial_exponent_bits else 0,
         )
 
     def _factor(self, m: Module, name: str, form: FloatFormat | None, code: Value) -> Factor:

@@ -207,6 +207,8 @@ class ScaleAccumulate(wiring.Component):
                 "p": choose(f"p_{number}", "i_p", "p", outputs, 0),
                 "w_scale": choose(f"w_scale_{number}", "i_s", "w_scale", cols, 0),
             }
+            for name in ("exponent", "invalid") if spec.partial_exponent_bits else ():
+                own[name] = choose(f"{name}_{number}", "i_p", name, rows, 0)
             if spec.zero_point_bits:
                 own["z"] = choose(f"z_{number}", "i_s", "z", cols, 0)
                 own["r"] = choose(f"r_{number}", "i_r", "r", rows, 0)

@@ -41,6 +41,13 @@ class ScaleAccumulateSpec(BlockSpec):
     partial_bits: int = Field(
         24, ge=2, le=48, description="width of a partial sum, two's complement: a core's result"
     )
+    partial_exponent_bits: int = Field(
+        0,
+        ge=0,
+        le=12,
+        description="width of a power of two, two's complement, that comes with every row of "
+        "partial sums beside a mark of invalid rows, as of floating activations; 0: integers",
+    )
     weight_scale: ScaleFormat = Field(
         "fp16", description="number format of the weights' scales, one a column and group"
     )
@@ -103,6 +110,11 @@ class ScaleAccumulateSpec(BlockSpec):
         return self.activation_format is not None and self.activation_scale.per == "job"
 
     @property
+    def prepares(self) -> bool:
+        """Whether operands are worked on in a stage of their own before they are multiplied."""
+        return bool(self.zero_point_bits) or self.scales_groups
+
+    @property
     def closing(self) -> tuple[str, ...]:
         """What is done with the sum of all groups, one turn of all outputs each."""
         scales = []
@@ -137,6 +149,9 @@ class ScaleAccumulateSpec(BlockSpec):
         if self.outputs % self.lanes:
             rule = f"must divide tile.m * tile.n = {self.outputs}"
             yield Problem(("lanes",), rule, self.lanes)
+        if self.partial_exponent_bits and self.zero_point_bits:
+            rule = "must be 0 where partial sums have exponents: row sums have none"
+            yield Problem(("zero_point_bits",), rule, self.zero_point_bits)
         bits = self.corrected_bits - 1 + self.weight_format.mantissa_bits + 1
         if self.activation_format is not None and self.scales_groups:
             bits += self.activation_format.mantissa_bits + 1

@@ -73,6 +73,26 @@ SWEEP: tuple[dict[str, Any], ...] = (
         "lanes": 4,
         "max_groups": 9,
     },
+    # Partial sums of floating activations, alone and with everything that can be beside them.
+    {
+        "tile": {"m": 2, "n": 3},
+        "partial_bits": 20,
+        "partial_exponent_bits": 7,
+        "activation_scale": {"format": "none"},
+        "lanes": 2,
+        "max_groups": 12,
+    },
+    {
+        "tile": {"m": 2, "n": 2},
+        "partial_bits": 14,
+        "partial_exponent_bits": 9,
+        "weight_scale": "bf16",
+        "activation_scale": {"format": "e8m0", "per": "group"},
+        "tensor_scale": True,
+        "bias": "fp32",
+        "lanes": 4,
+        "max_groups": 9,
+    },
     # The widest product, which takes a stage more.
     {
         "tile": {"m": 2, "n": 2},

@@ -27,8 +27,7 @@ def constants(spec: ScaleAccumulateSpec) -> dict[str, int]:
 
 def stages(spec: ScaleAccumulateSpec) -> int:
     """Stages that an output passes in each of its turns."""
-    prepares = spec.zero_point_bits or spec.scales_groups
-    return (PREPARE if prepares else 0) + _multiply(spec) + ADD
+    return (PREPARE if spec.prepares else 0) + _multiply(spec) + ADD
 
 
 def _multiply(spec: ScaleAccumulateSpec) -> int:

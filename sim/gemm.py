@@ -229,9 +229,10 @@ def tile(
 
     Rows beyond M and N, and elements beyond K, are filled with what changes no result; what ±1 in
     the place of a 0 adds, where activations have none, is taken off outside. With ``skip_planes``
-    planes that are zero in the whole operand are left out, with ``reuse`` rows share lookups. Where results are exact integers a K
-    beyond ``spec.max_k`` is split, and the parts are added outside; ``c`` goes through the core's
-    addend port if it has one and cannot overflow there.
+    planes that are zero in the whole operand are left out; with ``reuse`` rows of A with the same
+    pattern share a lookup. Where results are exact integers a K beyond ``spec.max_k`` is split, and
+    the parts are added outside; ``c`` goes through the core's addend port if it has one and cannot
+    overflow there.
 
     Args:
         extra: further operands of the core; those of ``spec.further`` that go along rows are

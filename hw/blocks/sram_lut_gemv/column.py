@@ -9,13 +9,13 @@ from amaranth.lib.wiring import In, Out
 
 from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
 from hw.formats import FP16
-from hw.lib.float_ops import Factor, factor, product, round_exact
+from hw.lib.float_ops import Cut, Factor, factor, product, round_exact
 from hw.lib.floats import NO, shift_right_sticky, unpack
 
 
 def _wide(m: Module, name: str, value: Value, width: int) -> Signal:
     """A signed or unsigned value in ``width`` bits of two's complement."""
-    found = Signal(signed_shape(width), name=name)
+    found = Signal(width, name=name)
     m.d.comb += found.eq(value)
     return found
 
@@ -141,13 +141,12 @@ class Column(wiring.Component):
             with m.If(self.write[index]):
                 m.d.sync += item.eq(word)
         entry = Signal(signed_shape(spec.entry_bits), name="entry", reset_less=True)
-        with m.If(self.read):
-            with m.Switch(self.address):
-                for index, item in enumerate(words[:-1], 1):
-                    with m.Case(index):
-                        m.d.sync += entry.eq(item)
-                with m.Default():
-                    m.d.sync += entry.eq(words[-1])
+        with m.If(self.read), m.Switch(self.address):
+            for index, item in enumerate(words[:-1], 1):
+                with m.Case(index):
+                    m.d.sync += entry.eq(item)
+            with m.Default():
+                m.d.sync += entry.eq(words[-1])
         return entry
 
     def _term(self, m: Module, entry: Value) -> Value:
@@ -193,7 +192,7 @@ class Column(wiring.Component):
             for number, item in enumerate(own):
                 here = self.rows[place]
                 if spec.rounds > 1:
-                    here = here & (self.round == number)
+                    here = here & (self.round == number if number else ~self.round.any())
                 with m.If(here):
                     m.d.sync += item.eq(total)
                 with m.Elif(self.clear):
@@ -277,12 +276,9 @@ class Converter(wiring.Component):
         m.d.comb += self.y.eq(round_exact(m, "rounded", form, exact, cut=cut))
         return m
 
-    def _integer(
-        self, m: Module, sign: Value, magnitude: Value, shift: Value, cut: object
-    ) -> Value:
+    def _integer(self, m: Module, sign: Value, magnitude: Value, shift: Value, cut: Cut) -> Value:
         """Nearest integer of ``magnitude / 2^shift``, ties to even, clipped."""
-        spec, width, bits = self.spec, self.spec.sum_bits, self.spec.result.bits
-        assert callable(cut)  # noqa: S101  (a function of elaborate's)
+        width, bits = self.spec.sum_bits, self.spec.result.bits
         # One bit below the point, and what is below that.
         moved, below = shift_right_sticky(m, "moved", Cat(Const(0, 1), magnitude), shift)
         moved, below = cut("moved", "value", moved), cut("moved", "below", below)

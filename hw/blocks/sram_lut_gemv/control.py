@@ -74,7 +74,7 @@ class Patterns(wiring.Component):
         else:
             with m.Switch(self.round):
                 for number in range(spec.rounds):
-                    with m.Case(number):
+                    with m.Case(number) if number < spec.rounds - 1 else m.Default():
                         m.d.comb += [
                             found.eq(plane[number * capacity + row])
                             for row, found in enumerate(patterns)

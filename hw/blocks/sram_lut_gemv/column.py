@@ -52,7 +52,6 @@ class Column(wiring.Component):
             the shifter (``pipeline.front = 1``).
         negate: the word at the adders is of the sign plane.
         round, rows: accumulators that take the sum.
-        standing: a result stands in the accumulators: sums start from 0.
         clear: make them 0.
         row: accumulator for the converter.
         o: all accumulators, or that one.
@@ -86,9 +85,7 @@ class Column(wiring.Component):
             members["term_en"] = In(1)
         if spec.rounds > 1:
             members["round"] = In((spec.rounds - 1).bit_length())
-        if spec.exact:
-            members["standing"] = In(1)
-        elif spec.tile.m > 1:
+        if not spec.exact and spec.tile.m > 1:
             members["row"] = In((spec.tile.m - 1).bit_length())
         super().__init__(members)
 
@@ -173,21 +170,16 @@ class Column(wiring.Component):
         addend = Signal(width, name="addend")
         m.d.comb += addend.eq(_wide(m, "term_wide", term, width) ^ negate.replicate(width))
         for place in range(capacity):
-            base = Signal(width, name=f"base_{place}")
             own = sums[place::capacity]
-            if spec.rounds == 1:
-                chosen: Value = own[0]
-            else:
-                chosen = Signal(width, name=f"own_{place}")
+            base = own[-1]
+            if spec.rounds > 1:
+                base = Signal(width, name=f"base_{place}")
                 with m.Switch(self.round):
                     for number, item in enumerate(own[:-1]):
                         with m.Case(number):
-                            m.d.comb += chosen.eq(item)
+                            m.d.comb += base.eq(item)
                     with m.Default():
-                        m.d.comb += chosen.eq(own[-1])
-            if spec.exact:
-                chosen = chosen & (~self.standing).replicate(width)
-            m.d.comb += base.eq(chosen)
+                        m.d.comb += base.eq(own[-1])
             total = _add(m, f"total_{place}", base, addend, negate)
             for number, item in enumerate(own):
                 here = self.rows[place]

@@ -94,8 +94,9 @@ class Patterns(wiring.Component):
             self.last.eq(~behind.any()),
         ]
         if spec.reuses:
+            # Rows that were served have other patterns, those of pattern 0 take nothing.
             same = Cat(*(item == self.pattern for item in patterns))
-            m.d.comb += share.eq(Mux(reuse, waiting & same, first))
+            m.d.comb += share.eq(Mux(reuse, same, first))
         else:
             m.d.comb += share.eq(first)
         with m.If(self.take):

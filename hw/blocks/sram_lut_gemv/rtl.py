@@ -64,14 +64,14 @@ class SramLutGemv(wiring.Component):
                 for name, register in described.items()
             ]
 
-        # Operands.
+        # Operands. A register is empty for a cycle of the other one's phase before it is needed.
         full = {}
         load = {}
         for name, frees in (("a", steps.frees_a), ("w", steps.frees_w)):
             port = getattr(self, f"i_{name}")
             full[name], load[name] = Signal(name=f"{name}_full"), Signal(name=f"{name}_load")
             m.d.comb += [
-                port.ready.eq(~full[name] | frees),
+                port.ready.eq(~full[name]),
                 load[name].eq(port.valid & port.ready),
             ]
             m.d.sync += full[name].eq(load[name] | (full[name] & ~frees))
@@ -129,7 +129,7 @@ class SramLutGemv(wiring.Component):
             steps,
             w_load=load["w"],
             address=address,
-            writes=go & writes,
+            writes=writes,
             reads=reads,
             shown=staged[1],
             term_en=go & token[1],
@@ -137,13 +137,15 @@ class SramLutGemv(wiring.Component):
             rows=final["rows"] & adds.replicate(len(rows)),
         )
         if spec.exact:
-            self._stand(m, columns, go=go, waits=token[-1], done=done, held_back=held_back)
+            m.d.comb += held_back.eq(0)
+            self._stand(m, columns, go=go, waits=token[-1], done=done)
         else:
             # The scales of a job are held until its last sum is in a converter.
             pending, drained = Signal(), Signal()
             m.d.comb += held_back.eq(steps.finish | (pending & ~drained))
             m.d.sync += pending.eq(held_back)
-            self._convert(m, columns, described, go=go, waits=token[-1], done=done, drained=drained)
+            waits = token[-1] & final["last"]
+            self._convert(m, columns, described, go=go, waits=waits, done=done, drained=drained)
         return m
 
     def _patterns(
@@ -194,7 +196,7 @@ class SramLutGemv(wiring.Component):
         spec, tile = self.spec, self.spec.tile
         stream = self.streams["i_w"]
         width = spec.entry_bits
-        self._clear, self._standing = Signal(name="clear"), Signal(name="standing")
+        self._clear = Signal(name="clear")
         self._row = Signal(range(max(2, tile.m)), name="row")
         ports: dict[str, Value] = {
             "i_step": steps.writes,
@@ -213,9 +215,7 @@ class SramLutGemv(wiring.Component):
             ports["i_term_en"] = term_en
         if spec.rounds > 1:
             ports["i_round"] = final["round"]
-        if spec.exact:
-            ports["i_standing"] = self._standing
-        elif tile.m > 1:
+        if not spec.exact and tile.m > 1:
             ports["i_row"] = self._row
         words = Signal(tile.n * width, name="words")
         entries = Signal(tile.n * width, name="entries")
@@ -265,16 +265,15 @@ class SramLutGemv(wiring.Component):
         go: Signal,
         waits: Value,
         done: Value,
-        held_back: Signal,
     ) -> None:
-        """Exact sums stand in the accumulators until they are taken."""
+        """Exact sums stand in the accumulators until they are taken.
+
+        The next job's first addition comes behind its first table, so where the result is taken at
+        once it has gone; additions need not know of ``ready``.
+        """
         spec, out = self.spec, self.o
-        stalled = Signal()
         m.d.comb += [
-            held_back.eq(0),
-            stalled.eq(out.valid & ~out.ready),
-            go.eq(~(waits & stalled)),
-            self._standing.eq(out.valid),
+            go.eq(~(waits & out.valid)),
             self._clear.eq(out.valid & out.ready),
             out.payload.eq(
                 Cat(
@@ -286,7 +285,7 @@ class SramLutGemv(wiring.Component):
                 )
             ),
         ]
-        m.d.sync += out.valid.eq(done | stalled)
+        m.d.sync += out.valid.eq(done | (out.valid & ~out.ready))
 
     def _convert(
         self,

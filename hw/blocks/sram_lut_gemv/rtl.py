@@ -358,7 +358,8 @@ class SramLutGemv(wiring.Component):
                 **{f"i_{item.name}": operand},
             )
             held = Signal(tile.m * share * width, name=f"o_{lane}", reset_less=True)
-            with m.If(moves[-1]):
+            # Never while a result stands, and so that this needs no proof of what comes before.
+            with m.If(moves[-1] & ~out.valid):
                 m.d.sync += held.eq(Cat(held, y)[width:])
             for row in range(tile.m):
                 for index in range(share):

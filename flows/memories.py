@@ -50,7 +50,12 @@ def leave_out(texts: Sequence[str], top: str) -> tuple[list[str], tuple[LeftOut,
     if not found:
         return list(texts), ()
     # Modules with parameters stay as they are: Yosys would make a module of each set of values.
-    library = [match.group(0) for text in plain for match in _LIBRARY.finditer(text)]
+    library = [
+        match.group(0)
+        for text in plain
+        for match in _LIBRARY.finditer(text)
+        if match.group(1) != "RTLGEN_RAM"
+    ]
     plain = [_LIBRARY.sub("", text) for text in plain]
     with tempfile.TemporaryDirectory(prefix="rtlgen-memories-") as name:
         folder = Path(name)

@@ -219,7 +219,7 @@ def per_mac(spec: Any, report: Any) -> dict[str, float]:
         return {}
     macs: float = spec.tile.m * spec.tile.n * spec.tile.k
     if spec.own_control:
-        macs /= spec.job_passes(Job(k_steps=1, weight_bits=spec.max_weight_bits))
+        macs /= spec.step_cycles(Job(k_steps=1, weight_bits=spec.max_weight_bits))
     found = {"macs_per_cycle": float(macs), "area_per_mac": report.area / macs}
     if report.area_unit != "NAND2" and report.delay_ns > 0:
         found["macs_per_ns_mm2"] = 1e6 * macs / report.area / report.delay_ns

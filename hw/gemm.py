@@ -15,7 +15,8 @@ A job of ``B``-bit weights on a core that takes ``P`` planes a cycle makes ``cei
 over its K steps, most significant planes first, so that the accumulator doubles ``P`` times at the
 start of each pass but the first (``O = Σ_b 2^b·D_b``, LUT Tensor Core, arXiv 2408.06003, sec. 3).
 Both operand streams repeat their K steps in every pass. A core that takes the activations' planes
-one by one, too, makes a pass for each pair of planes (see ``hw.blocks.bitserial_core``).
+one by one, too, makes a pass for each pair of planes (see ``hw.blocks.bitserial_core``). A core
+whose steps take several cycles each takes both operands once (see ``hw.blocks.sram_lut_gemv``).
 """
 
 from __future__ import annotations
@@ -192,6 +193,10 @@ class GemmSpec(BlockSpec):
     def job_passes(self, job: Job) -> int:
         """Passes over the K steps that a job makes."""
         return passes(self, job.weight_bits)
+
+    def step_cycles(self, job: Job) -> int:
+        """Cycles that a K step takes in all of a job's passes."""
+        return self.job_passes(job)
 
     def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
         """How often a job takes all of its activations, and all of its weights."""

@@ -45,7 +45,7 @@ def derived(spec: BlockSpec) -> dict[str, Any]:
         gemm: Any = spec
         tile = gemm.tile
         step = tile.m * tile.n * tile.k
-        passes = {b: gemm.job_passes(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
+        passes = {b: gemm.step_cycles(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
         facts |= {
             "result_bits": gemm.result_bits,
             "max_k_steps": gemm.max_k_steps,

@@ -219,13 +219,9 @@ class SramLutGemvSpec(IntegerGemmSpec):
         """Cycles in which a job's sums go to the converters."""
         return 0 if self.exact else self.tile.m * self.tile.n // self.result.lanes
 
-    def step_cycles(self, bits: int) -> int:
-        """Cycles of a K step of a job that reuses nothing: the table, and every lookup."""
-        return self.words + self.tile.m * bits
-
-    def job_passes(self, job: Job) -> int:
-        """Cycles of a K step, which a description divides the MACs of a step by."""
-        return self.step_cycles(activation_bits(self, job))
+    def step_cycles(self, job: Job) -> int:
+        """The table, and every lookup: those of a job that reuses nothing."""
+        return self.words + self.tile.m * activation_bits(self, job)
 
     def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
         return 1, 1

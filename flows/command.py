@@ -210,13 +210,16 @@ def per_mac(spec: Any, report: Any) -> dict[str, float]:
     """Area and throughput per multiply-accumulate, for GEMM cores mapped onto cells.
 
     A MAC is one activation times all weight planes that a beat carries: with planes serial a
-    one-bit MAC. Throughput density is MACs per ns and mm² at the report's own delay.
+    one-bit MAC. Of a core whose steps take several cycles (``own_control``) it is a MAC a cycle of
+    its widest job. Throughput density is MACs per ns and mm² at the report's own delay.
     """
-    from hw.gemm import GemmSpec
+    from hw.gemm import GemmSpec, Job
 
     if not isinstance(spec, GemmSpec) or not hasattr(report, "area"):
         return {}
-    macs = spec.tile.m * spec.tile.n * spec.tile.k
+    macs: float = spec.tile.m * spec.tile.n * spec.tile.k
+    if spec.own_control:
+        macs /= spec.step_cycles(Job(k_steps=1, weight_bits=spec.max_weight_bits))
     found = {"macs_per_cycle": float(macs), "area_per_mac": report.area / macs}
     if report.area_unit != "NAND2" and report.delay_ns > 0:
         found["macs_per_ns_mm2"] = 1e6 * macs / report.area / report.delay_ns

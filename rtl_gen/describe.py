@@ -45,19 +45,26 @@ def derived(spec: BlockSpec) -> dict[str, Any]:
         gemm: Any = spec
         tile = gemm.tile
         step = tile.m * tile.n * tile.k
-        passes = {b: gemm.job_passes(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
+        passes = {b: gemm.step_cycles(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
         facts |= {
             "result_bits": gemm.result_bits,
             "max_k_steps": gemm.max_k_steps,
             "weight_bits": gemm.max_weight_bits,
             "planes_per_cycle": gemm.planes_per_cycle,
-            "plane_macs_per_cycle": step * gemm.planes_per_cycle,
+            **_plane_macs(gemm, step),
             "macs_per_cycle": {f"w{bits}": step / count for bits, count in passes.items()},
             "tera_macs_per_s": {
                 f"w{bits}": step / count * spec.clock_mhz / 1e6 for bits, count in passes.items()
             },
         }
     return facts
+
+
+def _plane_macs(gemm: Any, step: int) -> dict[str, int]:
+    """One-bit products a cycle, of cores whose steps take a cycle."""
+    if gemm.own_control:
+        return {}
+    return {"plane_macs_per_cycle": step * gemm.planes_per_cycle}
 
 
 def _widths(gemm: Any) -> Iterator[int]:

@@ -151,6 +151,8 @@ def prepare(
             rows = _float_rows(a_format, x)
         else:
             rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
+        if spec.job_operands:
+            return _converted(spec, rows, w, bits, group, activation_bits)
         return _integers(spec, rows, w, bits, group, activation_bits)
     raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
 
@@ -340,6 +342,84 @@ def _integers(
         finish=finish,
         scales=scales,
     )
+
+
+def _converted(
+    spec: IntegerGemmSpec,
+    a: _Rows,
+    w: np.ndarray,
+    bits: int,
+    group: int,
+    activation_bits: int | None,
+) -> Prepared:
+    """Integer operands whose results the core itself converts, a scale group at a time.
+
+    Columns' scales go to the core in FP16; or results are shifted right, as few places as bring the
+    largest of a group into the format, and are scaled outside.
+
+    Raises:
+        ValueError: the quantizer's codes are not those that the core multiplies with.
+    """
+    scheme = scheme_for(spec.weight_encoding, bits)
+    weights = SCHEMES[scheme](w, bits, group)
+    operand = operand_for(weights, spec.weight_encoding)
+    if (operand.factor, operand.offset) != (1, 0):
+        raise ValueError(
+            f"weight_bits: {bits} bit {scheme} weights need a correction of the exact sums, which "
+            f"{spec.name} converts; use more bits or exact results"
+        )
+    scaled = "scale" in spec.further
+    plans, factors = [], []
+    for g in range(weights.groups):
+        columns = weights.columns(g)
+        scale = weights.scale[:, g]
+        if scaled:
+            codes = FP16.encode(scale).astype(np.int64)
+            extra, factor = {"scale": codes}, np.ones(len(w))
+        else:
+            largest = _largest(a.codes[:, columns], operand.w[:, columns], operand.z, g)
+            # The largest, rounded up, is still within the format.
+            shift = max(0, largest.bit_length() - (spec.result_bits - 1))
+            shift += (largest + (1 << shift >> 1)) >> shift >= 1 << (spec.result_bits - 1)
+            extra, factor = {"shift": np.array(shift)}, scale.astype(np.float64) * 2.0**shift
+        plans.append(
+            tile(
+                spec,
+                a.codes[:, columns],
+                operand.w[:, columns],
+                z=None if operand.z is None else operand.z[:, g],
+                weight_bits=bits,
+                activation_bits=activation_bits,
+                extra=extra,
+            )
+        )
+        factors.append(factor)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        output = np.zeros((len(a.codes), len(w)), dtype=np.float64)
+        for g, fields in enumerate(results):
+            output += values(spec, fields) * factors[g] * a.factor(g)
+        return output.astype(np.float32)
+
+    exact = weights.dequantized().astype(np.float64)
+    if scaled:
+        # What the core multiplies with is the scale in FP16.
+        rounded = FP16.decode(FP16.encode(weights.scale)) / weights.scale
+        exact = exact * np.repeat(rounded, weights.group, axis=1)[:, : w.shape[1]]
+    return Prepared(
+        quantizer=scheme,
+        groups=weights.groups,
+        plans=tuple(plans),
+        a=a.values,
+        w=exact,
+        finish=finish,
+    )
+
+
+def _largest(a: np.ndarray, w: np.ndarray, z: np.ndarray | None, g: int) -> int:
+    """The largest magnitude of the exact sums of a group."""
+    w = w if z is None else w - z[:, g : g + 1]
+    return int(np.abs(a @ w.T).max())
 
 
 def _group_plan(

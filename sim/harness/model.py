@@ -283,6 +283,7 @@ class Model:
         weight_bits: int | None = None,
         activation_bits: int | None = None,
         skip_planes: bool = False,
+        reuse: bool = False,
         extra: Mapping[str, np.ndarray] | None = None,
         stalls: Stalls | None = None,
         seed: int = 0,
@@ -297,6 +298,7 @@ class Model:
             weight_bits: width of the weights; the specification's widest if None.
             activation_bits: width of the activations, where jobs choose it; the widest if None.
             skip_planes: leave out planes that are zero in a whole operand, where the core can.
+            reuse: rows of A with the same pattern share a lookup, where the core can.
             extra: further operands of the block by name (``entry_shift``), the same for all jobs.
             stalls, seed: as for :meth:`run`.
 
@@ -316,6 +318,7 @@ class Model:
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             skip_planes=skip_planes,
+            reuse=reuse,
             extra=extra,
         )
         run = self.run(plan.inputs, plan.expect, stalls=stalls, seed=seed)

@@ -15,8 +15,12 @@ algorithms using rounding to odd", IEEE TC 2008).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hw.lazy import np
+
+if TYPE_CHECKING:
+    Numbers = np.ndarray | float
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Internal:
         found = (up & -(1 << drop)).view(np.float64)
         return np.where(np.isfinite(values), found, values)
 
-    def fma(self, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    def fma(self, a: Numbers, b: Numbers, c: Numbers) -> np.ndarray:
         """``a · b + c``, rounded once; arrays or numbers that broadcast.
 
         Raises:
@@ -77,7 +81,7 @@ class Internal:
         self._inside(found)
         return np.where(np.isnan(found), np.nan, found)
 
-    def maximum(self, a: np.ndarray, c: np.ndarray) -> np.ndarray:
+    def maximum(self, a: Numbers, c: Numbers) -> np.ndarray:
         """The larger one, +0 of two zeros, NaN if either is."""
         a, c = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(c, np.float64))
         larger = np.where((a > c) | ((a == c) & np.signbit(c)), a, c)

@@ -386,24 +386,18 @@ def results(spec: VectorUnitSpec, work: VectorWork) -> np.ndarray:
     x = port.decode(work.x)
     u = None if work.u is None else port.decode(work.u)
     v = None if work.v is None else port.decode(work.v)
-    found: np.ndarray
-    if work.function == "layer_norm":
-        assert u is not None and v is not None  # noqa: S101, PT018  (checked with the work)
-        found = _layer_norm(spec, x, u, v, work.epsilon)
-    elif work.function == "rms_norm":
-        assert u is not None  # noqa: S101  (checked with the work)
-        found = _rms_norm(spec, x, u, work.epsilon)
-    elif work.function == "rotary":
-        assert u is not None and v is not None  # noqa: S101, PT018  (checked with the work)
-        found = _rotary(spec, x, u, v)
-    elif work.function == "add":
-        found = spec.number.fma(x, 1.0, u)
-    elif work.function == "reduce":
-        found = _reduce(spec, x)
-    else:
+    if work.function == "reduce":
+        return rounded(spec, _reduce(spec, x))
+    if u is None:
         alone = {"softmax": _softmax, "gelu": _gelu, "gelu_tanh": _gelu_tanh, "silu": _silu}
-        found = alone[work.function](spec, x)
-    return rounded(spec, found)
+        return rounded(spec, alone[work.function](spec, x))
+    if work.function == "rms_norm":
+        return rounded(spec, _rms_norm(spec, x, u, work.epsilon))
+    if v is None:
+        return rounded(spec, spec.number.fma(x, 1.0, u))
+    if work.function == "rotary":
+        return rounded(spec, _rotary(spec, x, u, v))
+    return rounded(spec, _layer_norm(spec, x, u, v, work.epsilon))
 
 
 # For programs that compute with floats -----------------------------------
@@ -430,7 +424,7 @@ def apply(
     v: ArrayLike | None = None,
     epsilon: float = 0.0,
 ) -> np.ndarray:
-    """A function of real numbers as the hardware computes it: what :func:`results` gives, in floats.
+    """A function of real numbers as the hardware computes it: :func:`results` in floats.
 
     Args:
         x: ``(…, length)``, rounded to the port's format first; of ``reduce`` ``(rows, length)``.
@@ -438,7 +432,7 @@ def apply(
         epsilon: rounded to the format between the ports.
 
     Returns:
-        Exact values of the results, ``float64``, of the shape of ``x``; of ``reduce`` ``(length,)``.
+        Exact values of the results, ``float64``, shaped like ``x``; of ``reduce`` ``(length,)``.
 
     Raises:
         ValueError: as :func:`check_work`, without the limits on lengths and numbers of rows.
@@ -451,13 +445,13 @@ def apply(
     if function in POINTWISE:
         return _table(spec, function)[codes & ((1 << port.width) - 1)].reshape(np.shape(x))
     flat = codes.reshape(-1, values.shape[-1])
-    more = []
+    more: list[np.ndarray | None] = []
     for each in (u, v):
         if each is None:
             more.append(None)
             continue
-        wide = np.broadcast_to(np.asarray(each, dtype=np.float64), values.shape)
-        more.append(port.encode(wide).astype(np.int64).reshape(flat.shape))
+        broad = np.broadcast_to(np.asarray(each, dtype=np.float64), values.shape)
+        more.append(port.encode(broad).astype(np.int64).reshape(flat.shape))
     near = spec.number.nearest(epsilon)
     wide_spec = spec.model_copy(update={"max_length": max(spec.max_length, flat.shape[1])})
     if function == "reduce":

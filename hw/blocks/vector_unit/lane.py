@@ -154,7 +154,7 @@ class Lane(wiring.Component):
 
     def _sources(self, m: Module, result: Signal) -> dict[str, Value]:
         """Every source of an operand, by name."""
-        spec, plan = self.spec, self.plan
+        plan = self.plan
         found: dict[str, Value] = {"in": self._converted(m, "x")}
         for name in ("u", "v"):
             if name in self.members:

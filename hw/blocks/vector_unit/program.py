@@ -77,7 +77,7 @@ WAIT = Op(to="")
 
 @dataclass(frozen=True)
 class Program:
-    """A function: operations once a job, then for every row parts that are done once or by chunk."""
+    """Operations once a job; for every row parts, done once (False) or chunk by chunk (True)."""
 
     job: tuple[Op, ...]
     parts: tuple[tuple[bool, tuple[Op, ...]], ...]

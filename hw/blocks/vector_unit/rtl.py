@@ -46,9 +46,11 @@ class VectorUnit(wiring.Component):
         held: dict[str, Signal] = {}
         full: dict[str, Signal] = {}
         take: dict[str, Signal] = {}
-        for name in [name for name in ("i", "i_q") if name in self.streams]:
+        for name, port_stream in self.streams.items():
+            if name not in ("i", "i_q"):
+                continue
             port = getattr(self, name)
-            held[name] = Signal(self.streams[name].width, name=f"{name}_held", reset_less=True)
+            held[name] = Signal(port_stream.width, name=f"{name}_held", reset_less=True)
             full[name] = Signal(name=f"{name}_full")
             take[name] = Signal(name=f"{name}_take")
             m.d.comb += port.ready.eq(~full[name] | take[name])
@@ -189,8 +191,8 @@ class VectorUnit(wiring.Component):
             element, result = Signal(plan.beats), Signal(plan.beats)
             for i in range(plan.beats):
                 m.d.comb += [
-                    element[i].eq(advance & now["keep"] & there & (address == i)),
-                    result[i].eq(advance & stages["saves"] & (stages["address"] == i)),
+                    element[i].eq(advance & now["keep"] & there & _is(address, i)),
+                    result[i].eq(advance & stages["saves"] & _is(stages["address"], i)),
                 ]
             shared |= {"read": address, "write_element": element, "write_result": result}
         self._lanes(m, shared, held, now, there, ends, last_lane, last)
@@ -208,7 +210,7 @@ class VectorUnit(wiring.Component):
         last: Value,
     ) -> None:
         spec, plan = self.spec, self.plan
-        slots, steps = spec.folds
+        slots = spec.folds[0]
         peers = [Signal(spec.number.width, name=f"s_{i}") for i in range(spec.lanes)]
         words: list[Value] = []
         for i in range(spec.lanes):
@@ -299,6 +301,11 @@ class VectorUnit(wiring.Component):
 
     def _epsilon(self, described: dict[str, Signal]) -> Value:
         return Cat(described.get("epsilon", Const(0, self.spec.number.width - 1)), Const(0, 1))
+
+
+def _is(value: Value, number: int) -> Value:
+    """Whether a value is a number."""
+    return value == number if number else ~value.any()
 
 
 def _fields(item: Instruction, code: Callable[[float], int], plan: Plan) -> dict[str, int]:

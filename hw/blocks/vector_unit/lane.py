@@ -192,16 +192,11 @@ class Lane(wiring.Component):
     def _fold(self, m: Module, ring: list[Signal]) -> Value:
         """S of the slot or lane that a step joins to this one."""
         width, slots = self.number.width, self.spec.folds[0]
-        choices: list[Value] = []
-        for step in self.plan.folds:
-            if step < slots:
-                choices.append(ring[(SLOTS // 2) >> step])
-            else:
-                choices.append(
-                    self.peers.word_select(
-                        len([c for c in self.plan.folds if slots <= c < step]), width
-                    )
-                )
+        choices: list[Value] = [
+            ring[(SLOTS // 2) >> step] for step in self.plan.folds if step < slots
+        ]
+        peers = len(self.plan.folds) - len(choices)
+        choices += [self.peers.word_select(i, width) for i in range(peers)]
         if len(choices) == 1:
             return choices[0]
         return _either(m, "fold_chosen", choices, self.fold)
@@ -294,9 +289,8 @@ class Lane(wiring.Component):
             with m.Default():
                 m.d.comb += mantissa.eq(seeds[-1])
         found = Signal(number.width, name=f"{name}_seed")
-        nan = Const(number.code(1.0) | (3 << (number.significand - 2)) | self._top, number.width)
         usual = Cat(Const(0, number.significand - 1 - size), mantissa, stored, NO)
-        m.d.comb += found.eq(Mux(word.special, nan, usual) if number.specials else usual)
+        m.d.comb += found.eq(Mux(word.special, self._nan, usual) if number.specials else usual)
         return found
 
     @property
@@ -304,6 +298,11 @@ class Lane(wiring.Component):
         """The largest stored exponent, in its place."""
         number = self.number
         return ((1 << number.exponent_bits) - 1) << (number.significand - 1)
+
+    @property
+    def _nan(self) -> Const:
+        number = self.number
+        return Const(self._top | (1 << (number.significand - 2)), number.width)
 
     # Stages.
 
@@ -488,9 +487,8 @@ class Lane(wiring.Component):
                     Cat(Const(0, number.width - 1), values["zero_sign"]))  # fmt: skip
         if number.specials:
             infinity = Const(self._top, number.width - 1)
-            nan = Const(self._top | (1 << (bits - 2)), number.width)
             usual = Mux(values["inf"], Cat(infinity, values["inf_sign"]), usual)
-            usual = Mux(values["nan"], nan, usual)
+            usual = Mux(values["nan"], self._nan, usual)
         m.d.comb += result.eq(usual)
 
     def _is_alive(self, m: Module) -> Value:

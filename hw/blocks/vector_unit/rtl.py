@@ -113,7 +113,7 @@ class VectorUnit(wiring.Component):
 
         # What leaves the stages, and when they move.
         go = [advance, *(Signal(name=f"go_{i}") for i in range(1, 5))]
-        leaving = [Signal(name=f"leaving_{i}") for i in range(4)]
+        leaving = [Signal(name=f"leaving_{i}") for i in range(3)]
         bound = [Signal(name=f"bound_{i}") for i in range(3)]
         waiting, room, out = Signal(), Signal(), Signal()
         ready = active
@@ -186,7 +186,7 @@ class VectorUnit(wiring.Component):
         for name in ("magnitude", "minus", "positive", "maximum"):
             shared[name] = now[name]
         shared["capture"] = now["capture"]
-        shared["put"] = stages["keeps"] & advance.replicate(len(keeps))
+        shared["put"] = stages["keeps"]
         if plan.beats:
             element, result = Signal(plan.beats), Signal(plan.beats)
             for i in range(plan.beats):

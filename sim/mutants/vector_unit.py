@@ -9,28 +9,40 @@ RTL, LANE, PROGRAM, COEFFICIENTS = (
 )
 FLOATS, PRODUCT = "hw.lib.floats", "hw.lib.product"
 
+_SHORT = {"significand": 12}
+
 SPECS: Specs = {
     # A row kept, a maximum, an exponential, a reciprocal; masked elements.
-    "soft": {"functions": ["softmax"], "lanes": 2, "max_length": 20},
+    "soft": {"functions": ["softmax"], "lanes": 2, "max_length": 20, "internal": _SHORT},
     # Jobs' epsilons and lengths, a root, operands beside rows.
-    "norm": {"functions": ["layer_norm", "rms_norm"], "lanes": 2, "max_length": 20},
-    "point": {"functions": ["gelu", "silu"], "lanes": 1, "max_length": 6},
+    "norm": {
+        "functions": ["layer_norm", "rms_norm"],
+        "lanes": 2,
+        "max_length": 20,
+        "internal": _SHORT,
+    },
+    "point": {"functions": ["gelu", "silu"], "lanes": 1, "max_length": 6, "internal": _SHORT},
     "tanh": {
         "functions": ["gelu_tanh"],
         "lanes": 2,
         "max_length": 6,
         "format": "fp16",
-        "internal": {"significand": 18},
+        "internal": _SHORT,
     },
-    "turn": {"functions": ["rotary", "add"], "lanes": 4, "max_length": 40},
-    "sums": {"functions": ["reduce", "add"], "lanes": 2, "max_length": 24},
+    "turn": {
+        "functions": ["rotary", "add"],
+        "lanes": 4,
+        "max_length": 40,
+        "internal": _SHORT,
+    },
+    "sums": {"functions": ["reduce", "add"], "lanes": 2, "max_length": 24, "internal": _SHORT},
     "fixed": {
         "functions": ["layer_norm", "silu"],
         "lanes": 2,
         "max_length": 20,
         "format": "fixed",
         "fixed": {"bits": 12, "fraction": 7},
-        "internal": {"significand": 14},
+        "internal": _SHORT,
     },
 }
 

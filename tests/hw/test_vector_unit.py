@@ -20,7 +20,8 @@ from hw.blocks.vector_unit.spec import FUNCTIONS, SLOTS, VectorUnitSpec
 from hw.errors import SpecError
 from hw.formats import BF16, FP16, FloatFormat
 from rtl_gen.emit import emit_verilog
-from sim import verilate
+from sim.harness import load
+from sim.harness.compile import RUN_SHORT
 from sw_driver import vector_accuracy
 
 
@@ -366,7 +367,7 @@ def test_cycles_by_hand() -> None:
 def test_results_of_a_row_do_not_wait_for_what_follows() -> None:
     spec = _spec(functions=["silu", "layer_norm", "reduce"], lanes=2, max_length=20)
     rng = np.random.default_rng(0)
-    with verilate(spec, emit_verilog(spec)) as model:
+    with load(spec, emit_verilog(spec), effort=RUN_SHORT) as model:
         for function in spec.functions:
             for length in (1, 2, 7, 8, 20):
                 shape = (1, length)

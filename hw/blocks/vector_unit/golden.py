@@ -20,7 +20,7 @@ What is special:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -622,9 +622,23 @@ def corner_works(spec: VectorUnitSpec, rng: np.random.Generator) -> tuple[Vector
         for length in sorted(lengths):
             if length <= spec.max_length and (function != "rotary" or spec.max_length > 1):
                 works += [_work(spec, rng, function, (1 + (length < turn), length))]
-        for _ in range(8):
-            works.append(_work(spec, rng, function, (2, min(turn, spec.max_length))))
+        shape = (2, min(turn, spec.max_length))
+        works += [_work(spec, rng, function, shape) for _ in range(8)]
+        if function in WITH_U:
+            # Corners of the format beside each other, infinities and zeros among them.
+            works += [_cornered(spec, rng, work) for work in works[-6:]]
     return tuple(works)
+
+
+def _cornered(spec: VectorUnitSpec, rng: np.random.Generator, work: VectorWork) -> VectorWork:
+    """A work with corners of the port's format for operands."""
+
+    def codes(old: np.ndarray) -> np.ndarray:
+        return spec.port.random_codes(rng, old.shape).astype(np.int64)
+
+    u = None if work.u is None else codes(work.u)
+    v = None if work.v is None else codes(work.v)
+    return replace(work, x=codes(work.x), u=u, v=v)
 
 
 def exhaustive_works(spec: VectorUnitSpec) -> tuple[VectorWork, ...] | None:

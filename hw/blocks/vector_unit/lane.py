@@ -76,7 +76,6 @@ class Word:
         special = self.stored.all() if number.specials else NO
         self.inf = special & ~self.mantissa[-1]
         self.nan = special & self.mantissa[-1]
-        self.special = special
         self.significand = Cat(self.mantissa, ~self.zero)
 
 
@@ -251,19 +250,25 @@ class Lane(wiring.Component):
         return found
 
     def _power(self, m: Module, code: Value) -> Value:
-        """``2^n`` of ``3·2^(p−2) + n``: the lowest bits of the significand are ``n``'s."""
+        """``2^n`` of ``3·2^(p−2) + n``: the lowest bits of the significand are ``n``'s.
+
+        Of a NaN it is something: what it is multiplied by is a NaN as well.
+        """
         number = self.number
         word = Word(number, code)
         found = Signal(number.width, name="power")
         stored = Signal(number.exponent_bits, name="power_stored")
         m.d.comb += [
             stored.eq(word.mantissa[: number.exponent_bits] + number.bias),
-            found.eq(Mux(word.special, code, Cat(Const(0, number.significand - 1), stored, NO))),
+            found.eq(Cat(Const(0, number.significand - 1), stored, NO)),
         ]
         return found
 
     def _seed(self, m: Module, name: str, code: Value) -> Value:
-        """A first guess of ``1/s`` or ``1/√s``."""
+        """A first guess of ``1/s`` or ``1/√s``.
+
+        Of a NaN it is something, and the root of an infinity too: two steps on that is a NaN.
+        """
         number = self.number
         word = Word(number, code)
         bits, size = coefficients.seed_bits(number), coefficients.seed_mantissa_bits(number)
@@ -289,8 +294,7 @@ class Lane(wiring.Component):
             with m.Default():
                 m.d.comb += mantissa.eq(seeds[-1])
         found = Signal(number.width, name=f"{name}_seed")
-        usual = Cat(Const(0, number.significand - 1 - size), mantissa, stored, NO)
-        m.d.comb += found.eq(Mux(word.special, self._nan, usual) if number.specials else usual)
+        m.d.comb += found.eq(Cat(Const(0, number.significand - 1 - size), mantissa, stored, NO))
         return found
 
     @property
@@ -395,7 +399,8 @@ class Lane(wiring.Component):
         m.d.comb += [
             top.eq(a.stored + b.stored - (number.bias - 1)),
             gap.eq(top - other.stored),
-            leads.eq(~nothing & (other.zero | (gap >= 0))),
+            # A product that 0 is added to is in range: its exponent is above that of 0.
+            leads.eq(~nothing & (gap >= 0)),
             far.eq(Mux(gap[-1], -gap, gap)),
             amount.eq(far[:reach] | far[reach:].any().replicate(reach)),
         ]

@@ -186,7 +186,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("leads_wrong", LANE, _on("soft"), "the smaller of two numbers leads",
      "gap >= 0", "gap < 0"),
     ("leads_dead", LANE, _on("norm"), "a product that does not count leads",
-     "leads.eq(~nothing & (gap >= 0))", "leads.eq(gap >= 0)"),
+     "leads.eq(~nothing & (other.zero | (gap >= 0)))", "leads.eq(other.zero | (gap >= 0))"),
     ("far_wraps", LANE, _on("norm"), "a far number is shifted by its distance's low bits",
      "far[:reach] | far[reach:].any().replicate(reach)", "far[:reach]"),
     ("align_sticky", LANE, _on("norm"), "what is shifted out is forgotten",

@@ -76,6 +76,7 @@ class Word:
         special = self.stored.all() if number.specials else NO
         self.inf = special & ~self.mantissa[-1]
         self.nan = special & self.mantissa[-1]
+        self.special = special
         self.significand = Cat(self.mantissa, ~self.zero)
 
 
@@ -250,25 +251,19 @@ class Lane(wiring.Component):
         return found
 
     def _power(self, m: Module, code: Value) -> Value:
-        """``2^n`` of ``3·2^(p−2) + n``: the lowest bits of the significand are ``n``'s.
-
-        Of a NaN it is something: what it is multiplied by is a NaN as well.
-        """
+        """``2^n`` of ``3·2^(p−2) + n``: the lowest bits of the significand are ``n``'s."""
         number = self.number
         word = Word(number, code)
         found = Signal(number.width, name="power")
         stored = Signal(number.exponent_bits, name="power_stored")
         m.d.comb += [
             stored.eq(word.mantissa[: number.exponent_bits] + number.bias),
-            found.eq(Cat(Const(0, number.significand - 1), stored, NO)),
+            found.eq(Mux(word.special, code, Cat(Const(0, number.significand - 1), stored, NO))),
         ]
         return found
 
     def _seed(self, m: Module, name: str, code: Value) -> Value:
-        """A first guess of ``1/s`` or ``1/√s``.
-
-        Of a NaN it is something, and the root of an infinity too: two steps on that is a NaN.
-        """
+        """A first guess of ``1/s`` or ``1/√s``."""
         number = self.number
         word = Word(number, code)
         bits, size = coefficients.seed_bits(number), coefficients.seed_mantissa_bits(number)
@@ -294,7 +289,8 @@ class Lane(wiring.Component):
             with m.Default():
                 m.d.comb += mantissa.eq(seeds[-1])
         found = Signal(number.width, name=f"{name}_seed")
-        m.d.comb += found.eq(Cat(Const(0, number.significand - 1 - size), mantissa, stored, NO))
+        usual = Cat(Const(0, number.significand - 1 - size), mantissa, stored, NO)
+        m.d.comb += found.eq(Mux(word.special, self._nan, usual) if number.specials else usual)
         return found
 
     @property
@@ -399,8 +395,7 @@ class Lane(wiring.Component):
         m.d.comb += [
             top.eq(a.stored + b.stored - (number.bias - 1)),
             gap.eq(top - other.stored),
-            # A product that 0 is added to is in range: its exponent is above that of 0.
-            leads.eq(~nothing & (gap >= 0)),
+            leads.eq(~nothing & (other.zero | (gap >= 0))),
             far.eq(Mux(gap[-1], -gap, gap)),
             amount.eq(far[:reach] | far[reach:].any().replicate(reach)),
         ]

@@ -15,8 +15,8 @@ def _build(spec: PimBankSpec) -> Design:
 BLOCK = Block(
     name="pim_bank",
     kind="support",
-    summary="a DRAM bank's MAC unit: any core fed by columns and a broadcast, accumulators, a function",
-    source="bank units of GDDR6 PIM as in PIM-GPT, arXiv 2310.09385; tables in place of multipliers",
+    summary="a DRAM bank's MAC unit: a core fed by columns and a broadcast, accumulators",
+    source="bank units of GDDR6 PIM as in PIM-GPT, arXiv 2310.09385; any core inside",
     spec=PimBankSpec,
     build=_build,
     golden=golden,

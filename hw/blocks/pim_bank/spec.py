@@ -44,7 +44,7 @@ class PimBankSpec(BlockSpec):
 
     @cached_property
     def passes(self) -> tuple[tuple[int, int], ...]:
-        """Blocks of A and W that a job's passes take, see :func:`hw.blocks.pim_bank.unit.passes`."""
+        """Blocks of A and W that a job's passes take, see ``unit.passes``."""
         return passes(self.core)
 
     @property

@@ -116,6 +116,12 @@ class PimUnit(Part):
         if core.weight_encoding == "ternary":
             rule = "must let every code be a weight, which ternary does not"
             yield Problem((*at, "weights", "encoding"), rule, core.weight_encoding)
+        if core.pipeline.front:
+            rule = "must be 0: a column and its operand are taken together"
+            yield Problem((*at, "pipeline", "front"), rule, core.pipeline.front)
+        if core.max_weight_bits % core.planes_per_cycle:
+            rule = f"must divide the {core.max_weight_bits} bits of a weight"
+            yield Problem((*at, "planes"), rule, core.planes_per_cycle)
         fp32 = is_fp32(core)
         if not fp32 and not core.summable:
             rule = "must give integers or FP32: accumulators add what it gives"

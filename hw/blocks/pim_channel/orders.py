@@ -40,7 +40,7 @@ class Status(IntEnum):
 
     DONE = 0
     OPCODE = 1  # no such order or function, or this channel has it not
-    COUNT = 2  # count is 0, or more than a dot product may have
+    LENGTH = 2  # length is 0, or more than a dot product may have
     BANK = 3  # there is no such bank
     PLACE = 4  # there is no such row or column, or the last column lies beyond the bank
     BUFFER = 5  # a word lies beyond the buffer, or a dot product's first is not aligned
@@ -58,7 +58,7 @@ class Order(NamedTuple):
     bank: int = 0
     row: int = 0
     column: int = 0
-    count: int = 1
+    length: int = 1  # columns, words, or K steps of a dot product
     word: int = 0
     accumulator: int = 0
     keep: int = 0  # a dot product is added to the accumulator, else it replaces it
@@ -70,7 +70,7 @@ WIDTHS = Order(
     bank=7,
     row=19,
     column=11,
-    count=16,
+    length=16,
     word=16,
     accumulator=5,
     keep=1,
@@ -79,7 +79,7 @@ WIDTHS = Order(
 """Bits of each field: wide enough for places that no channel has."""
 
 
-MOST_COUNT = (1 << WIDTHS.count) - 1
+MOST_LENGTH = (1 << WIDTHS.length) - 1
 
 
 class Step(IntEnum):
@@ -99,6 +99,7 @@ class Step(IntEnum):
     FUNCTION = 11  # a function without a table
     FETCH = 12  # every bank's accumulator to its port
     GIVE = 13  # a beat of accumulators to o_data
+    REFUSE = 14  # nothing but a status
 
 
 COMMANDS = {
@@ -165,7 +166,7 @@ class Decoder:
         self.accumulators = bank.unit.accumulators
         self.buffer_words = spec.buffer_words
         self.table_columns = bank.table_columns
-        self.most_steps = min(bank.core.max_k_steps, MOST_COUNT)
+        self.most_steps = min(bank.core.max_k_steps, MOST_LENGTH)
         self.operand_words = bank.operand_words
         self.weight_blocks = 1 + max(w for _, w in bank.passes)
         self.activation_blocks = 1 + max(a for a, _ in bank.passes)
@@ -182,9 +183,9 @@ class Decoder:
             if not table and order.function not in (IDENTITY, RELU):
                 return Status.OPCODE
         if op in _COUNTED:
-            most = self.most_steps if op in _DOT else MOST_COUNT
-            if not 1 <= order.count <= most:
-                return Status.COUNT
+            most = self.most_steps if op in _DOT else MOST_LENGTH
+            if not 1 <= order.length <= most:
+                return Status.LENGTH
         if op in _ONE_BANK and order.bank >= self.banks:
             return Status.BANK
         if op in _PLACED or table:
@@ -206,13 +207,13 @@ class Decoder:
         """Columns from an order's first to its last."""
         if order.op == Op.ACTIVATE:
             return self.table_columns
-        return order.count * self.weight_blocks if order.op in _DOT else order.count
+        return order.length * self.weight_blocks if order.op in _DOT else order.length
 
     def words(self, order: Order) -> int:
         """Words of the buffer from an order's first to its last."""
         if order.op in _DOT:
-            return order.count * self.activation_blocks * self.operand_words
-        return order.count
+            return order.length * self.activation_blocks * self.operand_words
+        return order.length
 
 
 _COUNTED, _PLACED, _BUFFERED, _ACCUMULATED, _DOT, _ONE_BANK = (
@@ -223,7 +224,7 @@ _COUNTED, _PLACED, _BUFFERED, _ACCUMULATED, _DOT, _ONE_BANK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Interlock:
-    """A step of an order waits for steps of orders before it: what one needs another must have made.
+    """A step waits for steps of orders before it, for what they make or still need.
 
     Attributes:
         first: only the first step of an order waits.

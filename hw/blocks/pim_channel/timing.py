@@ -53,7 +53,7 @@ def constants(spec: PimChannelSpec) -> dict[str, int]:
 
 
 class Run(NamedTuple):
-    """A command, or one to columns in a row: ``count`` of them, ``interval`` cycles apart.
+    """A command, or one to columns in a row: ``length`` of them, ``interval`` cycles apart.
 
     ``cycle`` is that of the first on the port. ``bank`` is 0 for commands to all.
     """
@@ -63,7 +63,7 @@ class Run(NamedTuple):
     bank: int
     row: int
     column: int
-    count: int
+    length: int
     interval: int
 
 
@@ -251,7 +251,7 @@ class _Machine:
         base = order.row * self.row_columns + order.column
         earliest = max(start, self._after(step))
         for _, part in self.passes:
-            self._columns(step, order.bank, base + part * order.count, order.count, earliest)
+            self._columns(step, order.bank, base + part * order.length, order.length, earliest)
             earliest = 0
         self.dot = self.now - 1
 
@@ -283,14 +283,14 @@ class _Machine:
             self.first_step = self.now - 1
             return
         if step is Step.BUFFER:
-            self._words(earliest, order.count)
+            self._words(earliest, order.length)
             return
         if step is Step.RD:
-            for index in range(order.count):
+            for index in range(order.length):
                 self._columns(step, order.bank, base + index, 1, earliest)
                 earliest = 0
             return
-        self._columns(step, order.bank, base, order.count, earliest)
+        self._columns(step, order.bank, base, order.length, earliest)
         if step is Step.CP:
             self.copy = self.now - 1
         elif step is Step.EW:

@@ -296,7 +296,7 @@ def random_mac(
     golden = block(core.block).golden
     job = Job(k_steps=k_steps, weight_bits=core.max_weight_bits)
     found = golden.beats(core, golden.random_operands(core, rng, job))  # type: ignore[attr-defined]
-    a, w = operands.stream(core, "i_a"), operands.stream(core, "i_w")
+    a, w = spec.core_streams["i_a"], spec.core_streams["i_w"]
     return BankOp(
         kind="mac",
         accumulator=accumulator,

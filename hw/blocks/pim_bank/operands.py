@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from hw.block import block
 from hw.blocks.pim_bank.spec import PimBankSpec
-from hw.gemm import GemmSpec, GemmWork, Job
+from hw.gemm import GemmWork, Job
 from hw.lazy import np
 from hw.streams import Stream
 
 WORD = 32
 """Bits of an element of the arrays here: rows of ``uint32``, least significant first."""
-
-
-def stream(core: GemmSpec, name: str) -> Stream:
-    """A port of a core."""
-    return next(item for item in block(core.block).golden.streams(core) if item.name == name)
 
 
 def rows(item: Stream, values: dict[str, np.ndarray], bits: int) -> np.ndarray:
@@ -48,7 +43,7 @@ def work(spec: PimBankSpec, operand: np.ndarray, column: np.ndarray) -> GemmWork
         ValueError: no operands travel so, such as activations that differ from pass to pass.
     """
     core, passes = spec.core, spec.passes
-    a_stream, w_stream = stream(core, "i_a"), stream(core, "i_w")
+    a_stream, w_stream = spec.core_streams["i_a"], spec.core_streams["i_w"]
     a_beats, w_beats = fields(a_stream, operand), fields(w_stream, column)
     if len(operand) != len(column) or len(operand) % len(passes) or not len(operand):
         raise ValueError(

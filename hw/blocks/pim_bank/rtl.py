@@ -19,7 +19,6 @@ from amaranth.lib import wiring
 
 from hw.block import Design, block
 from hw.blocks.pim_bank import golden, timing
-from hw.blocks.pim_bank.operands import stream
 from hw.blocks.pim_bank.spec import PimBankSpec
 from hw.formats import BF16, FP32
 from hw.gemm import Job
@@ -105,10 +104,10 @@ class PimBank(wiring.Component):
             i_i_job__payload=self._job(jobs.head),
             i_i_job__valid=jobs.some,
             o_i_job__ready=job_ready,
-            i_i_a__payload=self.i_a.payload[: stream(core, "i_a").width],
+            i_i_a__payload=self.i_a.payload[: spec.core_streams["i_a"].width],
             i_i_a__valid=pair & core_w_ready,
             o_i_a__ready=core_a_ready,
-            i_i_w__payload=self.i_w.payload[: stream(core, "i_w").width],
+            i_i_w__payload=self.i_w.payload[: spec.core_streams["i_w"].width],
             i_i_w__valid=pair & core_a_ready,
             o_i_w__ready=core_w_ready,
             o_o__payload=result,
@@ -132,7 +131,7 @@ class PimBank(wiring.Component):
     def _job(self, k_steps_m1: Value) -> Value:
         """The core's job: as many steps as the operation says, all else as wide as can be."""
         core = self.spec.core
-        item = stream(core, "i_job")
+        item = self.spec.core_streams["i_job"]
         job = Job(k_steps=1, weight_bits=core.max_weight_bits)
         values = core.job_values(job)
         parts: list[Value] = []

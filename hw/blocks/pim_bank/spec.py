@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Literal
 
@@ -14,6 +14,7 @@ from hw.dram import DramTiming
 from hw.errors import Problem
 from hw.gemm import GemmSpec
 from hw.spec import BlockSpec
+from hw.streams import Stream
 
 
 class PimBankSpec(BlockSpec):
@@ -37,7 +38,7 @@ class PimBankSpec(BlockSpec):
         """The core inside."""
         return self.unit.core(self.name, self.clock_mhz, self.column_bits)
 
-    @property
+    @cached_property
     def fp32(self) -> bool:
         """Whether accumulators are FP32 codes."""
         return is_fp32(self.core)
@@ -47,13 +48,17 @@ class PimBankSpec(BlockSpec):
         """Blocks of A and W that a job's passes take, see ``unit.passes``."""
         return passes(self.core)
 
+    @cached_property
+    def core_streams(self) -> Mapping[str, Stream]:
+        """Ports of the core by name."""
+        return {item.name: item for item in block(self.core.block).golden.streams(self.core)}
+
     @property
     def operand_bits(self) -> int:
         """Bits of a step's activations."""
-        streams = block(self.core.block).golden.streams(self.core)
-        return next(item.width for item in streams if item.name == "i_a")
+        return self.core_streams["i_a"].width
 
-    @property
+    @cached_property
     def operand_words(self) -> int:
         """Words of a column's width that hold a step's activations."""
         return -(-self.operand_bits // self.column_bits)

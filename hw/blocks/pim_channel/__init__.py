@@ -12,6 +12,12 @@ def _build(spec: PimChannelSpec) -> Design:
     return rtl.build(spec)
 
 
+def _bench(spec: PimChannelSpec) -> Design:
+    from hw.blocks.pim_channel import bench
+
+    return bench.build(spec)
+
+
 BLOCK = Block(
     name="pim_channel",
     kind="support",
@@ -22,4 +28,5 @@ BLOCK = Block(
     golden=golden,
     timing=timing,
     sweep=SWEEP,
+    bench=_bench,
 )

@@ -282,6 +282,7 @@ class Composer:
         self.banks = spec.geometry.total_banks
         self.orders: list[Order] = []
         self.data: list[np.ndarray] = []
+        self.rows: list[np.ndarray] = []  # operands that are not used yet
         # Runs of columns (bank, first, count), and words, that hold something.
         self.runs: list[tuple[int, int, int]] = []
         self.shared: list[tuple[int, int]] = []
@@ -308,6 +309,10 @@ class Composer:
         while not makers[int(rng.integers(len(makers)))]():
             pass
 
+    def try_(self, name: str) -> bool:
+        """One more order of a kind, if it can be in some tries."""
+        return any(getattr(self, name)() for _ in range(8))
+
     def _emit(self, op: Op, data: Sequence[np.ndarray] = (), **fields: int) -> bool:
         """An order whose other fields hold anything: they are ignored."""
         noise = {name: int(self.rng.integers(1 << width)) for name, width in _FREE.items()}
@@ -324,11 +329,13 @@ class Composer:
         words = spec.geometry.column_bits // WORD
         if rng.integers(3) == 0:
             return rng.integers(0, 1 << WORD, size=words)
-        made = unit.random_mac(spec.bank, rng, 0, k_steps=1)
-        assert made.operand is not None  # noqa: S101  (a mac has operands)
-        assert made.column is not None  # noqa: S101
-        rows = made.column if rng.integers(2) else made.operand.reshape(-1, words)
-        return np.asarray(rows[int(rng.integers(len(rows)))])
+        if not self.rows:
+            made = unit.random_mac(spec.bank, rng, 0, k_steps=min(4, self.decoder.most_steps))
+            for rows in (made.operand, made.column):
+                assert rows is not None  # noqa: S101  (a mac has both)
+                self.rows += list(rows.reshape(-1, words))
+            rng.shuffle(self.rows)
+        return self.rows.pop()
 
     def _rows(self, count: int) -> list[np.ndarray]:
         return [self._row() for _ in range(count)]
@@ -571,16 +578,15 @@ def corner_works(spec: PimChannelSpec, rng: np.random.Generator) -> tuple[Channe
     """Each order right behind each other one, on the same words, columns and accumulators."""
     works = []
     for first in _PAIRED:
+        composer = Composer(spec, rng, illegal=0, longest=2)
+        while not (composer.try_("_buffer") and composer.try_("_write_all")):
+            pass
+        composer.try_("_bias")
         for second in _PAIRED:
-            composer = Composer(spec, rng, illegal=0, longest=2)
-            for _ in range(2):
-                while not (composer._buffer() and composer._write_all() and composer._bias()):
-                    pass
-            for name in (first, second, first, "_read_mac"):
-                for _ in range(4):
-                    if getattr(composer, name)():
-                        break
-            works.append(composer.work())
+            composer.try_(first)
+            composer.try_(second)
+        composer.try_("_read_mac")
+        works.append(composer.work())
     return tuple(works)
 
 

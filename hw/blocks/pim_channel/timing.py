@@ -208,6 +208,7 @@ class _Machine:
         self.freed: deque[int] = deque(maxlen=spec.read_depth)
         self.refreshed = 0
         self.now = 1  # the first cycle that the sequencer has not yet lived through
+        self.start = 0  # the first cycle in which the sequencer has the order
         self.begun = False
         self.first_step = 0
         self.last = 0
@@ -222,7 +223,7 @@ class _Machine:
     def order(self, order: Order, accepted: int | None) -> None:
         """Everything that an order makes."""
         self.begun = False
-        start = max(self.now, 2 if accepted is None else accepted + 2)
+        self.start = start = max(self.now, 2 if accepted is None else accepted + 2)
         found = self.decoder.status(order)
         self.statuses.append(int(found))
         if found is not Status.DONE:
@@ -397,10 +398,10 @@ class _Machine:
                     at = max(at, self._place())
             elif some:
                 action = 1
-                at = max(self.now, self._pre_ready(bank, every))
+                at = max(self.now, self.start, self._pre_ready(bank, every))
             else:
                 action = 2
-                at = max(self.now, self._act_ready(bank, every))
+                at = max(self.now, self.start, self._act_ready(bank, every))
             due = self._due()
             if needs_place and self.begun and self._place() > self.now:
                 waits = max(self.now, (self.refreshed + 1) * t.nREFI)

@@ -23,11 +23,15 @@ def testbench(spec: BlockSpec, verilog: str) -> tuple[str, str]:
     """The text that is simulated, and its top module: the block, with its bench if it has one."""
     bench = block(spec.block).bench
     if bench is None:
-        return verilog, spec.name
+        return verilog, top(spec)
     from rtl_gen.emit import design_verilog
 
-    top = f"{spec.name}_bench"
-    return f"{verilog}\n{design_verilog(bench(spec), top)}", top
+    return f"{verilog}\n{design_verilog(bench(spec), top(spec))}", top(spec)
+
+
+def top(spec: BlockSpec) -> str:
+    """The top module of what is simulated."""
+    return spec.name if block(spec.block).bench is None else f"{spec.name}_bench"
 
 
 def names(items: Sequence[Stream], direction: str) -> tuple[str, ...]:

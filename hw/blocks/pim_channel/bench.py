@@ -3,7 +3,9 @@
 Nothing of this is in a build. The array does what it is told when it is told: it keeps no times and
 refuses nothing, so that a command that comes too early is seen by whoever checks the port, not
 hidden. Commands and written columns pass ``nCL − 1`` registers in their order, then cells are read
-or written; a closed bank gives ones.
+or written; a closed bank gives ones. Of banks of more than :data:`WHOLE` rows eight are kept, each
+for all rows of the same two lowest bits and the same highest bit; which row is opened is seen on
+the port.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from hw.blocks.pim_channel import golden
 from hw.blocks.pim_channel.spec import PimChannelSpec
 from hw.dram import ALL_BANKS, READS, WRITES, Command
 from hw.lib.gemm_shell import component_streams
+
+WHOLE = 64
+"""Rows of a bank up to which all of them are kept."""
 
 
 class CellArray(wiring.Component):
@@ -63,10 +68,11 @@ class CellArray(wiring.Component):
                 m.d.sync += [is_open.eq(1), row.eq(late["row"])]
             with m.If(mine & one_of((Command.PRE, Command.PREA))):
                 m.d.sync += is_open.eq(0)
-            memory = Memory(shape=geometry.column_bits, depth=1 << (len(row) + columns), init=[])
+            kept: Value = row if geometry.rows <= WHOLE else Cat(row[:2], row[-1])
+            memory = Memory(shape=geometry.column_bits, depth=1 << (len(kept) + columns), init=[])
             m.submodules[f"cells_{bank}"] = memory
             write, read = memory.write_port(), memory.read_port()
-            place = Cat(late["column"][:columns], row)
+            place = Cat(late["column"][:columns], kept)
             read_open = Signal(name=f"read_open_{bank}")
             m.d.sync += read_open.eq(mine & is_open & one_of(READS))
             bits = geometry.column_bits

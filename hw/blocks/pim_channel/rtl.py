@@ -449,11 +449,10 @@ class PimChannel(wiring.Component):
         m.submodules.statuses, m.submodules.columns = statuses, columns
         places = Signal(range(spec.read_depth + 1), init=spec.read_depth)
         for fifo, port in ((statuses, self.o_status), (columns, self.o_data)):
-            m.d.comb += [
-                port.valid.eq(fifo.some),
-                port.payload.eq(fifo.head),
-                fifo.pop.eq(fifo.some & port.ready),
-            ]
+            m.d.comb += fifo.pop.eq(fifo.some & (~port.valid | port.ready))
+            m.d.sync += port.valid.eq(fifo.pop | (port.valid & ~port.ready))
+            with m.If(fifo.pop):
+                m.d.sync += port.payload.eq(fifo.head)
 
         # The step at hand.
         step, begun = at["step"], at["begun"]

@@ -35,14 +35,18 @@ FORMULA = (
 PORT = 2
 """Cycles from a step of the sequencer to its command on the DRAM's port."""
 
+OUT = 2
+"""Cycles from a beat for the host to its transfer: a queue and the port's register."""
+
 NEVER = -(1 << 60)
 
 
 def constants(spec: PimChannelSpec) -> dict[str, int]:
     """Constants of the schedule, in cycles of the command clock."""
     return {
-        "latency": 4,
+        "latency": 3 + OUT,
         "port": PORT,
+        "out": OUT,
         "arrival": spec.arrival,
         "turn": unit.turn(spec.bank),
         "settle": unit.settle(spec.bank),
@@ -204,7 +208,7 @@ class _Machine:
         self.last_act = self.last_pre = self.last_ref = self.last_column = NEVER
         self.last_write = self.last_rd = NEVER
         self.dot = self.table = self.copy = self.combine = NEVER
-        # When each of the last beats to o_data left its place.
+        # When each of the last beats to o_data has left its place in the queue.
         self.freed: deque[int] = deque(maxlen=spec.read_depth)
         self.refreshed = 0
         self.now = 1  # the first cycle that the sequencer has not yet lived through
@@ -237,7 +241,7 @@ class _Machine:
             self.begins.append(self.first_step)
         end = self.now - 1
         self.ends.append(end)
-        self.last = max(self.last, end + 1)
+        self.last = max(self.last, end + OUT)
 
     def idle(self, until: int) -> None:
         """Refreshes up to a cycle, nothing else to do."""
@@ -277,7 +281,7 @@ class _Machine:
             for _ in range(self.spec.give_beats):
                 self._beat(ready)
                 self.freed.append(self.now + 1)
-                self.last = max(self.last, self.now)
+                self.last = max(self.last, self.now - 1 + OUT)
             return
         if step is Step.BIAS:
             self._step(earliest)
@@ -446,9 +450,8 @@ class _Machine:
             self.last_write = at
         elif step is Step.RD:
             self.last_rd = at
-            # A register behind the array, the buffer's, and the transfer; free in the next cycle.
             self.freed.append(at + self.arrival + 2)
-            self.last = max(self.last, at + self.arrival + 1)
+            self.last = max(self.last, at + self.arrival + OUT)
 
     def _pre_ready(self, bank: int, every: bool) -> int:
         t = self.t

@@ -136,7 +136,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("segment_wraps", RTL, INTEGERS, "beyond the table it begins again",
      "inside.eq(~(beyond.any() & ~beyond.all()))", "inside.eq(1)"),
     ("segment_end", RTL, INTEGERS, "beyond the table the other end counts",
-     "(~x[-1]).replicate(bits),\n            )\n        sign", "x[-1].replicate(bits),\n            )\n        sign"),
+     "(~x[-1]).replicate(bits),", "x[-1].replicate(bits),"),
     ("float_floor", RTL, FLOATS, "a negative number goes by the segment above",
      "Mux(sign, half - whole - part, half + whole)", "Mux(sign, half - whole, half + whole)"),
     ("float_whole", RTL, FLOATS, "the leading one is no part of a number",
@@ -164,7 +164,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("float_slope_offset", RTL, FLOATS, "slope and offset are exchanged",
      'unpack(m, "line_slope", BF16, entry[:16])', 'unpack(m, "line_slope", BF16, entry[16:])'),
     ("float_line_early", RTL, FLOATS, "a product is taken a cycle early",
-     "for number in range(3):\n                register", "for number in range(2):\n                register"),
+     "for number in range(3):", "for number in range(2):"),
     ("float_sum_elsewhere", RTL, FLOATS, "a sum goes where the next one does",
      "value.eq(total), where.eq(stages[2][1])]", "value.eq(total), where.eq(stages[1][1])]"),
 )  # fmt: skip

@@ -56,7 +56,7 @@ struct StreamRequest {
     uint64_t beats;            // offered, or expected
     const uint8_t* stall;      // cyclic pattern, 1 holds back, or null
     uint64_t stall_length;
-    uint64_t* cycles;          // outputs: cycle of every transfer, or null
+    uint64_t* cycles;          // cycle of every transfer, or null
     uint64_t done;             // result: beats transferred
     uint64_t observed;         // outputs: taken always, beats is the room for what may come
 };
@@ -223,6 +223,7 @@ struct Harness {
                 if (port.input) {
                     if (waiting[i] && *port.ready) {
                         waiting[i] = 0;
+                        if (stream.cycles) stream.cycles[stream.done] = cycle;
                         ++stream.done;
                         --missing;
                         idle = 0;

@@ -205,12 +205,15 @@ class Model:
         alive: list[Any] = []  # arrays that the call reads, until it ends
         buffers: dict[str, np.ndarray] = {}
         cycles: dict[str, np.ndarray] = {}
+        taken: dict[str, np.ndarray] = {}
         for item, request in zip(self.streams, requests, strict=True):
             if item.direction == "in":
                 packed = pack(item, inputs.get(item.name))
                 rows = np.ascontiguousarray(packed.rows, dtype=np.uint8)
                 alive.append(rows)
                 request.data, request.beats = rows.ctypes.data, packed.beats
+                taken[item.name] = np.zeros(packed.beats, dtype=np.uint64)
+                request.cycles = taken[item.name].ctypes.data
                 if packed.index is not None:
                     index = np.ascontiguousarray(packed.index, dtype=np.int32)
                     if index.size and not 0 <= index.min() <= index.max() < len(rows):
@@ -260,6 +263,7 @@ class Model:
             packed={name: buffer[: done[name]] for name, buffer in buffers.items()},
             output_cycles={name: array[: done[name]] for name, array in cycles.items()},
             accepted=accepted,
+            input_cycles={name: array[: done[name]] for name, array in taken.items()},
             total_cycles=int(call.cycles),
             first_input=int(call.first_input) if call.first_input != _NEVER else None,
             last_output=int(call.last_output) if any(map(expect.get, buffers)) else None,

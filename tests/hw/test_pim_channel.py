@@ -19,8 +19,11 @@ from hw.formats import BF16
 from rtl_gen.emit import emit_verilog
 from sim import check_verilog
 from sim.dram_monitor import Trace, violations
-from sim.stalls import light
-from sim.stimulus import Scenario
+from sim.harness.compile import RUN_SHORT
+from sim.harness.model import load
+from sim.stalls import Stall, Stalls, light
+from sim.stimulus import Scenario, stimulus
+from sim.watch import dram_trace, first_difference
 
 
 def spec_of(**fields: Any) -> PimChannelSpec:
@@ -187,8 +190,8 @@ def test_columns_of_a_row_are_nccd_apart_and_hit() -> None:
 
 def test_a_run_that_meets_a_refresh_is_cut_where_it_is_forced() -> None:
     spec = spec_of(unit=INT8, refresh_postpone=2)
-    order = Order(Op.MAC_ALL, length=128)
-    found = timing.schedule(spec, [order] * 200)
+    order = Order(Op.MAC_ALL, length=64)
+    found = timing.schedule(spec, [order] * 400)
     trace = found.trace()
     refreshes = trace["cycle"][trace["command"] == Command.REF]
     assert found.refreshes == len(refreshes) > 5
@@ -286,6 +289,25 @@ def streams_of_orders(spec: PimChannelSpec, count: int, each: int) -> None:
     verdict = check_verilog(spec, emit_verilog(spec), scenarios=scenarios)
     assert verdict.passed, verdict.failure
     assert verdict.cycles > 4 * spec.timing.nREFI
+
+
+def test_a_schedule_of_orders_that_come_late_is_the_rtl_s() -> None:
+    """Stalls of i_cmd alone: with the cycles of its transfers every command is known."""
+    spec = spec_of(**SWEEP[1])
+    works = composed(spec, 7, 300, 100)
+    stim = stimulus(spec, Scenario(name="late", works=works))
+    held = Stalls(streams={"i_cmd": Stall(bits=(0, 0, 1, 1, 1, 0) + (1,) * 97)})
+    with load(spec, emit_verilog(spec), effort=RUN_SHORT) as model:
+        run = model.run(stim.inputs, stim.expect, stalls=held)
+    given = [order for work in works for order in work.orders]
+    accepted = run.input_cycles["i_cmd"].astype(int).tolist()
+    assert len(accepted) == len(given)
+    found = timing.schedule(spec, given, accepted=accepted, until=run.total_cycles - 1)
+    assert found.cycles - 1 == run.last_output
+    (item,) = golden.observed(spec)
+    trace = dram_trace(item.unpack(run.packed["o_trace"]), run.output_cycles["o_trace"])
+    assert found.refreshes > 50
+    assert first_difference(trace, found.trace(), run.total_cycles) is None
 
 
 @pytest.mark.slow

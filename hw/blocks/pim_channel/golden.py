@@ -313,7 +313,7 @@ class Composer:
         """One more order of a kind, if it can be in some tries."""
         return any(getattr(self, name)() for _ in range(8))
 
-    def _emit(self, op: Op, data: Sequence[np.ndarray] = (), **fields: int) -> bool:
+    def _emit(self, op: Op, data: Sequence[np.ndarray] = (), /, **fields: int) -> bool:
         """An order whose other fields hold anything: they are ignored."""
         noise = {name: int(self.rng.integers(1 << width)) for name, width in _FREE.items()}
         order = Order(op=int(op), **{**noise, **fields})

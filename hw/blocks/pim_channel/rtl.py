@@ -107,7 +107,7 @@ class Sequencer(wiring.Component):
         geometry, timing = spec.geometry, spec.timing
         banks = range(geometry.total_banks)
 
-        issued = {
+        issued: dict[Command, Signal] = {
             command: Signal(name=f"is_{command.name.lower()}")
             for command in Command
             if command is not Command.NOP
@@ -165,7 +165,7 @@ class Sequencer(wiring.Component):
             some.eq((mine & is_open).any()),
         ]
         everyone = Const((1 << len(banks)) - 1, len(banks))
-        free = {
+        free: dict[Command, Signal] = {
             command: allowed(command, everyone if command in _TO_ALL else mine)
             for command in Command
             if command is not Command.NOP

@@ -37,7 +37,7 @@ SPECS: Specs = {
         "unit": {
             "arithmetic": {
                 "block": "mac_core",
-                "activations": {"bits": 16},
+                "activations": {"bits": 4},
                 "weights": {"bits": 16},
                 "max_k": 16,
             },
@@ -160,8 +160,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("copy_short", ORDERS, PLAIN, "a copied word is read before it comes",
      "yield row((s.CP,), (s.BUFFER, s.CPW), arrival + 1)", ""),
     ("combine_short", ORDERS, PLAIN, "a combined word is read before it is there",
-     "yield row((s.EW,), (*dots, s.EW), combine + 1)",
-     "yield row((s.EW,), (*dots, s.EW), combine)"),
+     "yield row((s.EW,), (s.BUFFER, s.CPW), arrival + combine)", ""),
     ("refuse_place", RTL, PLAIN, "a place beyond the bank is taken",
      "place + reach > know.rows * know.columns", "place > know.rows * know.columns"),
     ("refuse_word", RTL, PLAIN, "a word beyond the buffer is taken",

@@ -184,7 +184,7 @@ class PimBank(wiring.Component):
                 m.d.sync += gap.eq(timing.turn(spec) - 2)
             m.d.comb += free.eq(~some & ~gap.any())
         quiet = Signal()
-        m.d.comb += quiet.eq(~some & ~tags.some & ~adding & ~busy)
+        m.d.comb += quiet.eq(~tags.some & ~adding & ~busy)
         mac_begins, read_begins, table_begins = Signal(), Signal(), Signal()
         m.d.comb += [
             mac_begins.eq(op_full & is_mac & free & ~busy & jobs.room & tags.room),

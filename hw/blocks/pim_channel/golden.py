@@ -522,6 +522,12 @@ class Composer:
             self.runs.append((bank, place, length))
         return done
 
+    def _beyond(self, limit: int, bits: int) -> int:
+        """The first number that is too large, or any other one; 0 if the field holds none."""
+        if limit >= 1 << bits:
+            return 0
+        return int(self.rng.choice([limit, int(self.rng.integers(limit, 1 << bits))]))
+
     def _illegal(self) -> None:
         """An order that is refused: one field of a good one made wrong, or all of them noise."""
         rng, know = self.rng, self.decoder
@@ -534,18 +540,18 @@ class Composer:
             {"op": int(Op.ACTIVATE), "function": 3},
             {"length": 0},
             {"op": int(Op.MAC), "length": min(know.most_steps + 1, orders.MOST_LENGTH)},
-            {"bank": int(rng.integers(geometry.total_banks, 128))},
-            {"row": int(rng.integers(geometry.rows, 1 << WIDTHS.row))},
-            {"column": int(rng.integers(geometry.columns, 1 << WIDTHS.column))},
+            {"bank": self._beyond(geometry.total_banks, WIDTHS.bank)},
+            {"row": self._beyond(geometry.rows, WIDTHS.row)},
+            {"column": self._beyond(geometry.columns, WIDTHS.column)},
             {
                 "row": geometry.rows - 1,
                 "column": geometry.columns - 1,
                 "length": int(rng.integers(2, 5)),
             },
-            {"word": int(rng.integers(self.spec.buffer_words, 1 << WIDTHS.word))},
+            {"word": self._beyond(self.spec.buffer_words, WIDTHS.word)},
             {"word": self.spec.buffer_words - 1, "length": int(rng.integers(2, 5))},
             {"word": 1},
-            {"accumulator": int(rng.integers(know.accumulators, 32))},
+            {"accumulator": self._beyond(know.accumulators, WIDTHS.accumulator)},
             {name: int(rng.integers(1 << width)) for name, width in WIDTHS._asdict().items()},
         ]
         while True:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hw.block import block
 from hw.spec import BlockSpec
-from rtl_gen.manifest import stream_records, timing_record
+from rtl_gen.manifest import stream_records, timing_record, wire_records
 
 
 def describe(spec: BlockSpec) -> dict[str, Any]:
@@ -18,9 +18,11 @@ def describe(spec: BlockSpec) -> dict[str, Any]:
     Returns:
         ``block``, ``name``, ``summary``, ``source``, ``digest``; ``fields``: for each its
         ``field``, ``value``, whether it is the ``default``, and ``description``; ``derived``:
-        names to values; ``streams``: as in the manifest; ``timing``: formula and constants.
+        names to values; ``streams``, and ``wires`` where there are any: as in the manifest;
+        ``timing``: formula and constants.
     """
     found = block(spec.block)
+    wires = wire_records(spec)
     return {
         "block": spec.block,
         "name": spec.name,
@@ -33,7 +35,7 @@ def describe(spec: BlockSpec) -> dict[str, Any]:
             stream.model_dump(mode="json", exclude={"ports"}) for stream in stream_records(spec)
         ],
         "timing": timing_record(spec).model_dump(mode="json"),
-    }
+    } | ({"wires": [wire.model_dump(mode="json") for wire in wires]} if wires else {})
 
 
 def derived(spec: BlockSpec) -> dict[str, Any]:

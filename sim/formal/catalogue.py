@@ -138,8 +138,13 @@ def rows(proof: Proof, monitor: Monitor, result: Result, how: str) -> list[Row]:
 
 
 def _streams(proof: Proof, source: str) -> list[Row]:
+    golden = block(proof.spec.block).golden
     monitor = rules.stream_rules(
-        proof.spec.name, streams(proof.spec), latency=_shortest(proof.spec)
+        proof.spec.name,
+        streams(proof.spec),
+        latency=_shortest(proof.spec),
+        waiting=getattr(golden, "WAITING", rules.WAITING),
+        wires=getattr(golden, "wires", lambda _: ())(proof.spec),
     )
     return rows(proof, monitor, induction(source, monitor, proof.spec.name), "induction")
 

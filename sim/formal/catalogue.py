@@ -238,7 +238,7 @@ class _Small:
 
 
 def _job(
-    k_steps: int, bits: int, accumulate: bool = False, *, a: int | None = None, **planes: int
+    k_steps: int, bits: int, accumulate: bool = False, *, a: int | None = None, **planes: Any
 ) -> Job:
     """``a``: width of the activations where jobs choose it; ``planes``: masks."""
     return Job(

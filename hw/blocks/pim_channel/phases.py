@@ -140,7 +140,7 @@ class Pace:
         self._numbers: dict[tuple[object, ...], int] = {}
         self._timers: list[tuple[tuple[tuple[int, ...], ...], tuple[int, ...], tuple[int, ...]]]
         self._timers = []
-        self._parts: dict[tuple[object, ...], tuple[Part, int, Rows]] = {}
+        self._parts: dict[tuple[object, ...], tuple[Part, int, int]] = {}
         self._advanced: dict[tuple[int, int], int] = {}
         self._refreshed: dict[tuple[int, bool], Part] = {}
         self.reset = State(self.machine.now, 0, self._capture(), CLOSED)
@@ -256,8 +256,7 @@ class Pace:
             part = self._part(state, order, CLOSED)
             found = self._parts[whole] = (part, *self._opens(order, part.refreshes > 0))
         part, kind, place = found
-        part = _with_rows(part, self._rows_behind(order, kind, place, rows))
-        return part
+        return _with_rows(part, self._rows_behind(order, kind, place, rows))
 
     def _seen(self, order: Order, rows: Rows) -> int:
         """What an order sees of the open rows: from its own on, closed, or another."""
@@ -280,7 +279,7 @@ class Pace:
         """Rows behind its first one that an order reaches."""
         return (order.column + self.machine.decoder.reach(order) - 1) // self.row_columns
 
-    def _opens(self, order: Order, refreshed: bool) -> tuple[int, Rows]:
+    def _opens(self, order: Order, refreshed: bool) -> tuple[int, int]:
         """How an order leaves the rows: kind, and the row that it has opened, from its own."""
         rows = self.machine.open
         if self.machine.statuses[0] == 0:
@@ -291,8 +290,7 @@ class Pace:
                 return kind, rows[order.bank] - order.row
         return (_ALL_CLOSED if refreshed else _KEEP), 0
 
-    def _rows_behind(self, order: Order, kind: int, place: Rows, rows: Rows) -> Rows:
-        assert isinstance(place, int)  # noqa: S101  (a single row)
+    def _rows_behind(self, order: Order, kind: int, place: int, rows: Rows) -> Rows:
         if kind == _KEEP:
             return rows
         if kind == _ALL_CLOSED:
@@ -301,12 +299,11 @@ class Pace:
         if kind == _ALL:
             return row
         if kind == _ONE_REFRESHED or isinstance(rows, int):
-            others = CLOSED if kind == _ONE_REFRESHED else rows
+            others = rows if isinstance(rows, int) and kind == _ONE else CLOSED
             if others == row or self.banks == 1:
                 return row
             each = [others] * self.banks
         else:
-            assert isinstance(rows, tuple)  # noqa: S101  (not a number)
             each = list(rows)
         each[order.bank] = row
         return row if each.count(row) == self.banks else tuple(each)
@@ -407,9 +404,15 @@ class Timeline:
     def refreshes(self) -> int:
         return self.state.refreshed
 
-    def copy_of(self, other: Timeline, since: int) -> None:
-        """Does what another did since it had ``since`` segments, from the same state."""
-        self.state, self.last, self.given = other.state, other.last, other.given
+    def follow(self, other: Timeline) -> None:
+        """Does what another timeline did, which began in this one's state and with nothing."""
+        self.state = other.state
+        self.last = max(self.last, other.last)
+        self.given = max(self.given, other.given)
+        self.activates += other.activates
+        self.precharges += other.precharges
+        self.bank_activates += other.bank_activates
+        self.segments += other.segments
 
     def done(self, part: Part, phase: Phase | None, base: int, first: int, rows: Rows) -> None:
         """Goes on by a part."""
@@ -428,7 +431,7 @@ class Timeline:
         )
 
     def wait(self, until: int) -> None:
-        """Nothing is there to do before a cycle of the sequencer; refreshes come as they fall due."""
+        """Nothing is to be done before a cycle of the sequencer, but refreshes fall due."""
         pace = self.pace
         while (due := pace.due(self.state)) < until:
             self._later(due)
@@ -530,7 +533,9 @@ class Phase:
 
     Attributes:
         orders: as they are given, with ``base`` 0.
-        words_in, words_out: beats of i_data and o_data; columns: commands to columns.
+        rows: least and greatest row that they touch.
+        words_in, words_out: beats of i_data and of o_data.
+        column_commands, bank_columns: commands to columns, and the columns that they touch.
     """
 
     def __init__(self, pace: Pace, orders: Iterable[Sequence[int]]):
@@ -547,9 +552,34 @@ class Phase:
             default=-1,
         )
         self.rows = (low, high)
-        self.columns = np.array(sorted(_COLUMNS))
+        self.columns = sorted(_COLUMNS)
+        self.words_in = self.words_out = self.column_commands = self.bank_columns = 0
+        for order, key in zip(self.orders, self.keys, strict=True):
+            if key[1] == 0:
+                self._count(order)
         self._memo: dict[tuple[int, int, int, Rows], Part] = {}
         self._places: np.ndarray | None = None
+
+    def _count(self, order: Order) -> None:
+        machine, op = self.pace.machine, order.op
+        if op in (Op.WRITE, Op.WRITE_ALL, Op.WRITE_BUFFER):
+            self.words_in += order.length
+        elif op == Op.WRITE_BIAS:
+            self.words_in += 1
+        elif op == Op.READ:
+            self.words_out += order.length
+        elif op == Op.READ_MAC:
+            self.words_out += self.pace.spec.give_beats
+        columns = 0
+        if op in (Op.MAC, Op.MAC_ALL):
+            columns = order.length * len(machine.passes)
+        elif op == Op.ACTIVATE and order.function == TABLE:
+            columns = machine.decoder.table_columns
+        elif op in _PLACED:
+            columns = order.length
+        self.column_commands += columns
+        every = op in _EVERY or op == Op.ACTIVATE
+        self.bank_columns += columns * (self.pace.banks if every else 1)
 
     @property
     def places(self) -> np.ndarray:

@@ -278,14 +278,19 @@ class _Stepper:
             found.words_out += phase.words_out
             line.given = 0
             # Channels in one state do the same: once is enough.
-            same = (id(phase), line.state, at)
+            same = (id(phase.known), line.state, at)
             twin = done.get(same)
             if twin is None:
-                fresh = Timeline(model.pace, keep=model.keep)
-                fresh.state = line.state
-                fresh.run(phase, base, at)
-                twin = done[same] = fresh
-            line.follow(twin)
+                twin = done[same] = Timeline(model.pace, keep=model.keep, state=line.state)
+                twin.await_offer(at)
+                waited = (id(phase.known), twin.state)
+                ran = done.get(waited)
+                if ran is None:
+                    ran = Timeline(model.pace, keep=model.keep, state=twin.state)
+                    ran.run(phase, base, at)
+                    done[waited] = ran
+                twin.follow(ran)
+            line.follow(twin, phase)
             ends.append(twin.given)
         return ends
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from hw.blocks.pim_channel.orders import ALL_PLACED, PLACED, TABLE, Op, Order
 from hw.blocks.pim_channel.spec import PimChannelSpec
@@ -28,6 +29,9 @@ FOREIGN = 1 << 40
 """An open row that a phase does not touch."""
 
 CLOSED = -1
+
+MOST_JUMPS = 1 << 17
+"""Stretches that are kept for a phase, 300 bytes each; others are counted again."""
 
 _LISTS = ("act", "pre", "read", "write", "group_column")
 _TIMES = (
@@ -123,6 +127,36 @@ class Part:
         return self.listing
 
 
+class Jump(NamedTuple):
+    """What orders do up to ``index``; see :class:`Part`."""
+
+    index: int
+    span: int
+    timers: int
+    rows: Rows
+    refreshes: int
+    activates: int
+    precharges: int
+    bank_activates: int
+    last: int
+    given: int
+
+
+class Known(dict[tuple[int, int, int, Rows], Part]):
+    """Parts of a phase by level, index, timers and open rows.
+
+    Attributes:
+        jumps: from one refresh to behind the next, by index, timers, open rows and the cycles to
+            the refresh.
+    """
+
+    __slots__ = ("__weakref__", "jumps")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jumps: dict[tuple[int, int, Rows, int], Jump] = {}
+
+
 class Pace:
     """Everything that was counted for a specification; phases share it.
 
@@ -141,6 +175,7 @@ class Pace:
         self._timers: list[tuple[tuple[tuple[int, ...], ...], tuple[int, ...], tuple[int, ...]]]
         self._timers = []
         self._parts: dict[tuple[object, ...], tuple[Part, int, int]] = {}
+        self._shapes: WeakValueDictionary[tuple[object, ...], Known] = WeakValueDictionary()
         self._advanced: dict[tuple[int, int], int] = {}
         self._refreshed: dict[tuple[int, bool], Part] = {}
         self.reset = State(self.machine.now, 0, self._capture(), CLOSED)
@@ -149,9 +184,9 @@ class Pace:
         """How far back anything looks."""
         t, machine = self.spec.timing, self.machine
         names = [name for name in type(t).model_fields if name not in ("tck_ns", "nREFI")]
-        table = sum(int(getattr(t, name)) for name in names)
+        table = max(int(getattr(t, name)) for name in names)
         waits = max(max(item) for item in machine.waits.values())
-        return table + waits + machine.arrival + 8
+        return max(table, machine.after_write, machine.turnaround, waits, machine.arrival + 3)
 
     # States ----------------------------------------------------------------------------------
 
@@ -236,6 +271,13 @@ class Pace:
             machine._refresh(state.now)  # the scheduler's own step
             part = self._refreshed[key] = self._part(state, None, CLOSED)
         return part
+
+    def shape(self, shape: tuple[object, ...]) -> Known:
+        """What is known of orders of one shape; kept as long as a phase has it."""
+        found = self._shapes.get(shape)
+        if found is None:
+            found = self._shapes[shape] = Known()
+        return found
 
     # Orders ----------------------------------------------------------------------------------
 
@@ -393,9 +435,9 @@ class Timeline:
         segments: everything in its order, if it is kept.
     """
 
-    def __init__(self, pace: Pace, *, keep: bool = False):
+    def __init__(self, pace: Pace, *, keep: bool = False, state: State | None = None):
         self.pace, self.keep = pace, keep
-        self.state = pace.reset
+        self.state = pace.reset if state is None else state
         self.last = self.given = 0
         self.activates = self.precharges = self.bank_activates = 0
         self.segments: list[Segment] = []
@@ -404,40 +446,39 @@ class Timeline:
     def refreshes(self) -> int:
         return self.state.refreshed
 
-    def follow(self, other: Timeline) -> None:
-        """Does what another timeline did, which began in this one's state and with nothing."""
+    def follow(self, other: Timeline, phase: Phase | None = None) -> None:
+        """Does what another timeline did, which began in this one's state and with nothing.
+
+        ``phase`` is this one's own, of the same cycles as the other's.
+        """
         self.state = other.state
         self.last = max(self.last, other.last)
         self.given = max(self.given, other.given)
         self.activates += other.activates
         self.precharges += other.precharges
         self.bank_activates += other.bank_activates
-        self.segments += other.segments
-
-    def done(self, part: Part, phase: Phase | None, base: int, first: int, rows: Rows) -> None:
-        """Goes on by a part."""
-        state = self.state
         if self.keep:
-            self.segments.append(Segment(state.now, phase, base, first, part))
-        if part.last > NEVER:
-            self.last = max(self.last, state.now + part.last)
-        if part.given > NEVER:
-            self.given = max(self.given, state.now + part.given)
-        self.activates += part.activates
-        self.precharges += part.precharges
-        self.bank_activates += part.bank_activates
-        self.state = State(
-            state.now + part.span, state.refreshed + part.refreshes, part.timers, rows
-        )
+            self.segments += (
+                item if item.phase is None else item._replace(phase=phase or item.phase)
+                for item in other.segments
+            )
 
     def wait(self, until: int) -> None:
         """Nothing is to be done before a cycle of the sequencer, but refreshes fall due."""
         pace = self.pace
         while (due := pace.due(self.state)) < until:
             self._later(due)
-            part = pace.refresh(self.state)
-            self.done(part, None, 0, 0, CLOSED)
+            state = self.state
+            part = pace.refresh(state)
+            if self.keep:
+                self.segments.append(Segment(state.now, None, 0, 0, part))
+            self.precharges += part.precharges
+            self.state = State(state.now + part.span, state.refreshed + 1, part.timers, CLOSED)
         self._later(until)
+
+    def await_offer(self, offered: int | None) -> None:
+        """Waits for an order that is offered from a cycle on, None for always."""
+        self.wait(max(self.state.now, 2 if offered is None else offered + 2))
 
     def _later(self, now: int) -> None:
         state = self.state
@@ -454,32 +495,71 @@ class Timeline:
         """
         if not phase.orders:
             return
-        self.wait(max(self.state.now, 2 if offered is None else offered + 2))
-        pace = self.pace
+        self.await_offer(offered)
         outside = self.state.rows
-        inside = _inside(outside, base, phase.rows)
-        index, count = 0, len(phase.orders)
+        state = self.state._replace(rows=_inside(outside, base, phase.rows))
+        index, count, jumps = 0, len(phase.orders), phase.known.jumps
         while index < count:
-            now, refreshed, timers, _ = self.state
-            due = (refreshed + 1) * pace.interval
+            now, refreshed = state.now, state.refreshed
+            left = (refreshed + 1) * self.pace.interval - now
+            key = (index, state.timers, state.rows, left)
+            jump = None if self.keep else jumps.get(key)
+            if jump is None:
+                jump = self._stretch(phase, base, index, state)
+                if len(jumps) < MOST_JUMPS:
+                    jumps[key] = jump
+            if jump.last > NEVER:
+                self.last = max(self.last, now + jump.last)
+                if jump.given > NEVER:
+                    self.given = max(self.given, now + jump.given)
+            self.activates += jump.activates
+            self.precharges += jump.precharges
+            self.bank_activates += jump.bank_activates
+            state = State(now + jump.span, refreshed + jump.refreshes, jump.timers, jump.rows)
+            index = jump.index
+        self.state = state._replace(rows=_outside(state.rows, base, outside))
+
+    def _stretch(self, phase: Phase, base: int, index: int, state: State) -> Jump:
+        """Orders up to the one that meets a refresh, that one too, or to the last."""
+        pace, known, count = self.pace, phase.known, len(phase.orders)
+        start, refreshed, timers, inside = state
+        now, due = start, pace.due(state)
+        activates = precharges = opened = refreshes = 0
+        last = given = NEVER
+        while index < count and not refreshes:
             level = min(phase.levels, (count - index).bit_length() - 1)
             if index:
                 level = min(level, (index & -index).bit_length() - 1)
             while True:
-                part = phase.part(level, index, timers, inside)
-                if now + part.span <= due:
+                key = (level, index, timers, inside)
+                part = known.get(key) or phase.part(key)
+                left = due - now
+                if part.span <= left:
                     break
-                if level == 0:
-                    state = State(now, refreshed, timers, inside)
-                    part = pace.order(phase.orders[index], phase.keys[index], state, due)
+                if level == 0 or left <= 0:
+                    level = 0
+                    at = State(now, refreshed, timers, inside)
+                    part = pace.order(phase.orders[index], phase.keys[index], at, due)
+                    refreshes = part.refreshes
                     break
                 if part.span > pace.interval:
                     phase.levels = min(phase.levels, level - 1)
-                level -= 1
-            self.done(part, phase, base, index, inside)
-            inside = part.rows
+                level = max(0, level - (part.span // left).bit_length())
+            if self.keep:
+                self.segments.append(Segment(now, phase, base, index, part))
+            if part.last > NEVER:
+                last = max(last, now - start + part.last)
+                if part.given > NEVER:
+                    given = max(given, now - start + part.given)
+            activates += part.activates
+            precharges += part.precharges
+            opened += part.bank_activates
+            now += part.span
+            timers, inside = part.timers, part.rows
             index += 1 << level
-        self.state = self.state._replace(rows=_outside(inside, base, outside))
+        return Jump(
+            index, now - start, timers, inside, refreshes, activates, precharges, opened, last, given
+        )
 
     def runs(self, first: int = 0) -> np.ndarray:
         """Every run, ``(n, 7)`` with the columns of :class:`Run`; segments from ``first`` on."""
@@ -534,6 +614,7 @@ class Phase:
     Attributes:
         orders: as they are given, with ``base`` 0.
         rows: least and greatest row that they touch.
+        known: parts by level, index, timers and open rows.
         words_in, words_out: beats of i_data and of o_data.
         column_commands, bank_columns: commands to columns, and the columns that they touch.
     """
@@ -557,7 +638,9 @@ class Phase:
         for order, key in zip(self.orders, self.keys, strict=True):
             if key[1] == 0:
                 self._count(order)
-        self._memo: dict[tuple[int, int, int, Rows], Part] = {}
+        # Orders that differ in what no cycle depends on share what is known.
+        shape = tuple(zip(self.keys, (order.row for order in self.orders), strict=True))
+        self.known: Known = pace.shape(shape)
         self._places: np.ndarray | None = None
 
     def _count(self, order: Order) -> None:
@@ -589,20 +672,23 @@ class Phase:
             self._places = np.array(rows, dtype=np.int64).reshape(-1, 2)
         return self._places
 
-    def part(self, level: int, index: int, timers: int, rows: Rows) -> Part:
-        """What ``2^level`` orders from ``index`` on do where no refresh is due."""
-        key = (level, index, timers, rows)
-        found = self._memo.get(key)
+    def part(self, key: tuple[int, int, int, Rows]) -> Part:
+        """What orders do where no refresh is due: level, index, timers, open rows.
+
+        ``2^level`` orders from ``index`` on.
+        """
+        found = self.known.get(key)
         if found is None:
+            level, index, timers, rows = key
             if level == 0:
                 state = State(0, 0, timers, rows)
                 found = self.pace.order(self.orders[index], self.keys[index], state, None)
             else:
                 half = 1 << (level - 1)
-                left = self.part(level - 1, index, timers, rows)
-                right = self.part(level - 1, index + half, left.timers, left.rows)
+                left = self.part((level - 1, index, timers, rows))
+                right = self.part((level - 1, index + half, left.timers, left.rows))
                 found = _join(left, right, half)
-            self._memo[key] = found
+            self.known[key] = found
         return found
 
 

@@ -114,7 +114,7 @@ class Matrix(Region):
         """Steps of the whole K."""
         return -(-self.k // self.system.step)
 
-    @property
+    @cached_property
     def partials(self) -> int:
         """Partial sums of an output."""
         return sum(
@@ -186,7 +186,7 @@ class Keys(Region):
     def head_steps(self) -> int:
         return -(-self.head_dim // self.system.step)
 
-    @property
+    @cached_property
     def tile_heads(self) -> tuple[range, ...]:
         """Heads whose queries are in the buffer at a time."""
         most = self.system.most_steps // self.head_steps

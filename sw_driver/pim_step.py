@@ -139,13 +139,15 @@ class DecodeModel:
     Args:
         placement: the model in its system.
         keep: keep what every channel did, for :meth:`runs`.
+        pace: what is known already of the system's channels.
     """
 
-    def __init__(self, placement: Placement, *, keep: bool = False):
+    def __init__(self, placement: Placement, *, keep: bool = False, pace: Pace | None = None):
         self.placement, self.keep = placement, keep
         self.system: PimSystem = placement.system
         self.architecture: Architecture = placement.architecture
-        self.pace = Pace(self.system.dram)
+        self.pace = pace or Pace(self.system.dram)
+        self._durations: dict[tuple[Function, int, int], int] = {}
         self._interned: WeakValueDictionary[tuple[Order, ...], Phase] = WeakValueDictionary()
         self._phases: dict[tuple[str, int], tuple[tuple[int, ...], Phase]] = {}
         self.restart()
@@ -173,6 +175,15 @@ class DecodeModel:
         if known is None or known[0] != key:
             known = self._phases[name, channel] = (key, self.phase(make()))
         return known[1]
+
+    def duration(self, function: Function, rows: int, length: int) -> int:
+        """Command clocks of a job of the vector units."""
+        key = (function, rows, length)
+        found = self._durations.get(key)
+        if found is None:
+            cycles = self.system.vector_cycles(function, rows, length)
+            found = self._durations[key] = self.system.commands(cycles)
+        return found
 
     # One step --------------------------------------------------------------------------------
 
@@ -310,7 +321,7 @@ class _Stepper:
         """Jobs one after another; when the last is done."""
         end = start = max(start, self.vector_free)
         for function, rows, length in jobs:
-            end += self.system.commands(self.system.vector_cycles(function, rows, length))
+            end += self.model.duration(function, rows, length)
         if end > start:
             self.found.events.append(Event(name, layer, "vector", start, end))
         self.vector_free = end
@@ -459,7 +470,9 @@ class _Stepper:
         self._channels("attend", layer, start, self.ready)
 
 
-def best_splits(arch: Architecture, system: PimSystem) -> dict[str, int]:
+def best_splits(
+    arch: Architecture, system: PimSystem, pace: Pace | None = None
+) -> dict[str, int]:
     """For each matrix how many channels share its K: what takes the least cycles alone.
 
     Every number that divides the channels is tried on the schedule of the channel with the most
@@ -467,7 +480,7 @@ def best_splits(arch: Architecture, system: PimSystem) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     plain = place_matrices(arch, system, {})
-    pace = Pace(system.dram)
+    pace = pace or Pace(system.dram)
     for name, first in plain.items():
         best: tuple[int, int] | None = None
         for split in range(1, system.channels + 1):
@@ -476,13 +489,10 @@ def best_splits(arch: Architecture, system: PimSystem) -> dict[str, int]:
             matrix = Matrix(
                 system=system, name=name, n=first.n, k=first.k, split=split, bias=first.bias
             )
-            worst = 0
             most = max(range(system.channels), key=matrix.columns)
-            for channel in {0, most}:
-                line = Timeline(pace)
-                orders = [order for order, _ in pim_orders.multiply(matrix, channel, 0)]
-                line.run(Phase(pace, orders))
-                worst = max(worst, line.given)
+            line = Timeline(pace)
+            line.run(Phase(pace, [order for order, _ in pim_orders.multiply(matrix, most, 0)]))
+            worst = line.given
             if matrix.partials > 1:
                 sums = system.vector_cycles("reduce", matrix.partials, matrix.n)
                 worst += system.commands(sums)

@@ -563,24 +563,34 @@ class Timeline:
 
     def runs(self, first: int = 0) -> np.ndarray:
         """Every run, ``(n, 7)`` with the columns of :class:`Run`; segments from ``first`` on."""
-        tables = []
+        places = [np.zeros((1, 2), dtype=np.int64)]  # of what belongs to no order
+        begins: dict[int, int] = {}
+        count = 1
+        tables, offsets = [], []
         for now, phase, base, index, part in self.segments[first:]:
             table = part.table()
-            if not len(table):
-                continue
-            found = table[:, :7].copy()
-            found[:, 0] += now
+            begin = 0
             if phase is not None:
-                command = table[:, 1]
-                columns = np.isin(command, phase.columns)
-                rows = columns | np.isin(command, _ACTIVATES)
-                places = phase.places[table[:, 7] + index]
-                found[:, 3] = np.where(rows, found[:, 3] + places[:, 0] + base, 0)
-                found[:, 4] = np.where(columns, found[:, 4] + places[:, 1], 0)
-            tables.append(found)
+                if id(phase) not in begins:
+                    begins[id(phase)] = count
+                    places.append(phase.places)
+                    count += len(phase.places)
+                begin = begins[id(phase)] + index
+            tables.append(table)
+            offsets.append((now, begin, base, len(table)))
         if not tables:
             return np.zeros((0, len(Run._fields)), dtype=np.int64)
-        return np.concatenate(tables)
+        found = np.concatenate(tables)
+        shift = np.array(offsets, dtype=np.int64)
+        now, begin, base = np.repeat(shift[:, :3], shift[:, 3], axis=0).T
+        place = np.concatenate(places)[found[:, 7] + begin]
+        command = found[:, 1]
+        columns = np.isin(command, sorted(_COLUMNS))
+        rows = columns | np.isin(command, _ACTIVATES)
+        found[:, 0] += now
+        found[:, 3] = np.where(rows, found[:, 3] + place[:, 0] + base, 0)
+        found[:, 4] = np.where(columns, found[:, 4] + place[:, 1], 0)
+        return found[:, :7]
 
 
 def _inside(rows: Rows, base: int, span: tuple[int, int]) -> Rows:
@@ -633,7 +643,6 @@ class Phase:
             default=-1,
         )
         self.rows = (low, high)
-        self.columns = sorted(_COLUMNS)
         self.words_in = self.words_out = self.column_commands = self.bank_columns = 0
         for order, key in zip(self.orders, self.keys, strict=True):
             if key[1] == 0:

@@ -187,6 +187,21 @@ class DecodeModel:
 
     # One step --------------------------------------------------------------------------------
 
+    def load(self, orders: Sequence[Iterable[Order]]) -> list[Offer]:
+        """Orders for every channel before the first step, offered at once; what they make."""
+        found = []
+        for line, given in zip(self.lines, orders, strict=True):
+            plain = tuple(given)
+
+            def tags(plain: tuple[Order, ...] = plain) -> Tagged:
+                return ((order, pim_orders.NONE) for order in plain)
+
+            phase = Phase(self.pace, plain)
+            line.run(phase, 0, 0)
+            self.now = max(self.now, line.last + 1)
+            found.append(Offer("load", None, phase, 0, 0, tags))
+        return found
+
     def step(self, tokens: int, *, token: int = 0) -> Step:
         """The next token, which begins when the one before it is done.
 

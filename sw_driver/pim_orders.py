@@ -16,12 +16,11 @@ from sw_driver.pim_placement import Batch, Keys, Matrix, Parameters, Values, Vec
 
 
 class Tag(NamedTuple):
-    """What an order carries. The meaning of the numbers is the kind's.
+    """What an order carries; the meaning of the numbers is the kind's.
 
-    ``x`` first step, steps · ``bias`` group · ``out`` group, partial sum · ``query`` first head,
-    heads · ``key`` first head, heads · ``score`` head, slot · ``value`` group, bank · ``weights``
-    first head, heads, first block, blocks · ``attended`` group · ``row`` first step, steps · ``read``
-    first column, columns · ``none``
+    - ``x``, ``row``: first step, steps. ``bias``, ``attended``: group. ``out``: group, partial sum.
+    - ``query``, ``key``: first head, heads. ``score``: head, slot. ``value``: group, bank.
+    - ``weights``: first head, heads, first block, blocks. ``read``: first column, columns.
     """
 
     kind: str

@@ -8,11 +8,11 @@ layers, and then what all layers share.
   runs. ``split`` channels share a run, each with a part of K. A channel's K is cut in tiles of what
   the global buffer holds; a tile's groups follow one another through the columns of the row and on
   into the next, so that no column of a row stays empty.
-- **Keys** are row-major: a token's keys lie in one bank, its heads one behind the other (in tiles of
-  what the buffer holds of a query). Tokens are dealt to the banks of a channel, then to channels.
+- **Keys** are row-major: a token's keys lie in one bank, its heads one behind the other (in tiles
+  of what the buffer holds of a query). Tokens are dealt to the banks of a channel, then to channels.
 - **Values** are column-major: a bank holds output ``d`` of a head for all tokens, a step's worth of
-  tokens in a column. The groups that a channel's accumulators take at once share each row, every one
-  with as many columns as fit, so that heads of one channel fill the rows together.
+  tokens in a column. The groups that a channel's accumulators take at once share each row, every
+  one with as many columns as fit, so that heads of one channel fill the rows together.
 - **Vectors** (embeddings where they are no matrix, positions, biases, parameters of norms) have
   16 bits an element and lie in one bank each.
 
@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from hw.blocks.vector_unit.spec import Function
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Architecture
 from sw_driver.pim_system import PimSystem
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Function] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -117,9 +118,7 @@ class Matrix(Region):
     @cached_property
     def partials(self) -> int:
         """Partial sums of an output."""
-        return sum(
-            len(self.tiles(channel)) for channel in range(self.split)
-        )
+        return sum(len(self.tiles(channel)) for channel in range(self.split))
 
     def groups(self, channel: int) -> range:
         """Groups of one output a bank that a channel has."""
@@ -561,9 +560,7 @@ def place(
 
     def matrix(name: str, n: int, k: int) -> Matrix:
         bias = name in arch.biases or (name == "qkv" and "q" in arch.biases)
-        return Matrix(
-            system=system, name=name, n=n, k=k, split=splits.get(name, 1), bias=bias
-        )
+        return Matrix(system=system, name=name, n=n, k=k, split=splits.get(name, 1), bias=bias)
 
     sizes = {"heads": arch.heads, "head_dim": arch.head_dim, "context": context}
     qkv = matrix("qkv", 3 * arch.q_width, hidden)
@@ -616,4 +613,3 @@ def place(
     )
     found.check()
     return found
-

@@ -224,7 +224,10 @@ class PimRun:
     def _all(
         self, offers: dict[int, Offer], data: Data | None = None
     ) -> list[tuple[int, Tag, np.ndarray]]:
-        """Does what channels were offered; channel, tag and columns of everything that comes back.
+        """Does what channels were offered.
+
+        Returns:
+            Channel, tag and columns of everything that comes back.
         """
         found = []
         for channel, offer in offers.items():

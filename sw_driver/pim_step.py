@@ -157,6 +157,13 @@ class DecodeModel:
         self.lines = [Timeline(self.pace, keep=self.keep) for _ in range(self.system.channels)]
         self.now = 0
 
+    def keep_from_here(self) -> None:
+        """Keeps what channels do from now on."""
+        self.keep = True
+        for line in self.lines:
+            line.keep = True
+            line.segments.clear()
+
     # Orders ----------------------------------------------------------------------------------
 
     def phase(self, orders: Iterable[tuple[Order, Tag]]) -> Phase:
@@ -215,7 +222,7 @@ class DecodeModel:
         return _Stepper(self, tokens, token).run()
 
     def runs(self, channel: int) -> np.ndarray:
-        """Every command that a channel has had since reset, as rows of ``timing.Run``."""
+        """Every command that a channel has had since it is kept, as rows of ``timing.Run``."""
         if not self.keep:
             raise ValueError("keep: must be set before the steps to list their commands")
         return self.lines[channel].runs()
@@ -377,9 +384,7 @@ class _Stepper:
     ) -> None:
         self.found.events.append(Event(name, layer, "channels", start, end, hidden))
 
-    def _parameters(
-        self, region: Parameters, row: int, layer: int | None, base: int
-    ) -> int:
+    def _parameters(self, region: Parameters, row: int, layer: int | None, base: int) -> int:
         """Reads what norms and biases need, as soon as channels are free; when it is there."""
 
         def orders(channel: int) -> Tagged:
@@ -485,9 +490,7 @@ class _Stepper:
         self._channels("attend", layer, start, self.ready)
 
 
-def best_splits(
-    arch: Architecture, system: PimSystem, pace: Pace | None = None
-) -> dict[str, int]:
+def best_splits(arch: Architecture, system: PimSystem, pace: Pace | None = None) -> dict[str, int]:
     """For each matrix how many channels share its K: what takes the least cycles alone.
 
     Every number that divides the channels is tried on the schedule of the channel with the most

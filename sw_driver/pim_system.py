@@ -38,9 +38,7 @@ class PimSystem(BlockSpec):
     """Channels, vector units and what lies between them."""
 
     block: Literal["pim_system"] = "pim_system"
-    clock_mhz: float = Field(
-        1000.0, gt=0, le=10_000, description="clock of the vector units, MHz"
-    )
+    clock_mhz: float = Field(1000.0, gt=0, le=10_000, description="clock of the vector units, MHz")
     channels: int = Field(8, ge=1, le=64, description="DRAM channels, each with its own orders")
     link_cycles: int = Field(
         16,
@@ -150,7 +148,8 @@ class PimSystem(BlockSpec):
             rule = "is the system's own"
             if key == "clock_mhz":
                 rule = (
-                    "follows from channel.timing.tck_ns" if field == "channel"
+                    "follows from channel.timing.tck_ns"
+                    if field == "channel"
                     else "is the system's own: clock_mhz of the root"
                 )
             yield Problem((field, key), rule, given[key])

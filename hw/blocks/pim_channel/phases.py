@@ -128,9 +128,9 @@ class Part:
 
 
 class Jump(NamedTuple):
-    """What orders do up to ``index``; see :class:`Part`."""
+    """What orders do up to the one that is number ``behind``; see :class:`Part`."""
 
-    index: int
+    behind: int
     span: int
     timers: int
     rows: Rows
@@ -516,7 +516,7 @@ class Timeline:
             self.precharges += jump.precharges
             self.bank_activates += jump.bank_activates
             state = State(now + jump.span, refreshed + jump.refreshes, jump.timers, jump.rows)
-            index = jump.index
+            index = jump.behind
         self.state = state._replace(rows=_outside(state.rows, base, outside))
 
     def _stretch(self, phase: Phase, base: int, index: int, state: State) -> Jump:
@@ -558,7 +558,16 @@ class Timeline:
             timers, inside = part.timers, part.rows
             index += 1 << level
         return Jump(
-            index, now - start, timers, inside, refreshes, activates, precharges, opened, last, given
+            index,
+            now - start,
+            timers,
+            inside,
+            refreshes,
+            activates,
+            precharges,
+            opened,
+            last,
+            given,
         )
 
     def runs(self, first: int = 0) -> np.ndarray:

@@ -21,6 +21,7 @@ class Tag(NamedTuple):
     - ``x``, ``row``: first step, steps. ``bias``, ``attended``: group. ``out``: group, partial sum.
     - ``query``, ``key``: first head, heads. ``score``: head, slot. ``value``: group, bank.
     - ``weights``: first head, heads, first block, blocks. ``read``: first column, columns.
+    - ``embedding``, ``positions``: none.
     """
 
     kind: str
@@ -199,12 +200,12 @@ def read_row(matrix: Matrix, channel: int, row: int, output: int) -> Tagged:
 
 
 def read_vector(vectors: Vectors, channel: int, row: int, index: int) -> Tagged:
-    """One of the vectors of a table."""
+    """One of the vectors of a table; its tag is of the table's name."""
     owner, bank, slot = vectors.owner(index)
     if owner != channel:
         return
     at, column = divmod(slot * vectors.length, vectors.system.dram.geometry.columns)
-    yield Order(Op.READ, bank, row + at, column, vectors.length), Tag("read", (0, vectors.length))
+    yield Order(Op.READ, bank, row + at, column, vectors.length), Tag(vectors.name)
 
 
 def read_parameters(parameters: Parameters, channel: int, row: int) -> Tagged:

@@ -9,10 +9,10 @@ layers, and then what all layers share.
   the global buffer holds; a tile's groups follow one another through the columns of the row and on
   into the next, so that no column of a row stays empty.
 - **Keys** are row-major: a token's keys lie in one bank, its heads one behind the other (in tiles
-  of what the buffer holds of a query). Tokens are dealt to the banks of a channel, then to channels.
+  of what the buffer holds of a query). Tokens are dealt to banks, then to channels.
 - **Values** are column-major: a bank holds output ``d`` of a head for all tokens, a step's worth of
-  tokens in a column. The groups that a channel's accumulators take at once share each row, every
-  one with as many columns as fit, so that heads of one channel fill the rows together.
+  tokens in a column. The groups that a channel's accumulators take at once share each row, each
+  with as many columns as fit, so that heads of one channel fill the rows together.
 - **Vectors** (embeddings where they are no matrix, positions, biases, parameters of norms) have
   16 bits an element and lie in one bank each.
 

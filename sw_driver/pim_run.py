@@ -279,21 +279,21 @@ class _Values:
     def run(self) -> np.ndarray:
         run, shared = self.run_, self.placement.shared
         parts = {tag: run._elements(out) for _, tag, out in run._all(self.table["embedding", None])}
-        embedded = np.zeros(self.arch.hidden, dtype=np.int64)
-        position = embedded.copy()
-        step = self.system.step
-        rows = [tag for tag in parts if tag.kind == "row"]
-        for tag in rows:
-            first = tag.numbers[0] * step
-            codes = parts[tag].reshape(-1)[: self.arch.hidden - first]
-            embedded[first : first + len(codes)] = codes
-        vectors = [parts[tag] for tag in parts if tag.kind == "read"]
-        position[:] = vectors[-1].reshape(-1)[: self.arch.hidden]
+        hidden, step = self.arch.hidden, self.system.step
+        embedded = np.zeros(hidden, dtype=np.int64)
+        for tag, codes in parts.items():
+            if tag.kind == "row":
+                first = tag.numbers[0] * step
+                embedded[first : first + tag.numbers[1] * step] = codes.reshape(-1)[
+                    : hidden - first
+                ]
+            elif tag.kind == "embedding":
+                embedded[:] = codes.reshape(-1)[:hidden]
+        position = parts[Tag("positions")].reshape(-1)[:hidden]
         x = run.vector("add", embedded[None], position[None])
         for layer in range(self.arch.layers):
             x = self._layer(layer, x)
         parameters = self._read("final_parameters", None)
-        hidden = self.arch.hidden
         x = self._norm(x, parameters[:hidden], parameters[hidden : 2 * hidden])
         head = shared["lm_head"]
         assert isinstance(head, Matrix)  # noqa: S101  (placed so)

@@ -44,13 +44,15 @@ def expanded(runs: np.ndarray) -> np.ndarray:
 def compare(spec: PimChannelSpec, stream: list[tuple[list[Order], int, int | None]]) -> Timeline:
     """Phases one after another, each with the base of its rows and when it is offered."""
     pace = Pace(spec)
-    line = Timeline(pace, keep=True)
+    line, light = Timeline(pace, keep=True), Timeline(pace)
     given: list[Order] = []
     accepted: list[int] = []
     phases: dict[tuple[Order, ...], Phase] = {}
     last = 0
     for orders, base, offered in stream:
         phase = phases.setdefault(tuple(orders), Phase(pace, orders))
+        # First the one that does not list: the other would tell it what it knows.
+        light.run(phase, base, offered)
         line.run(phase, base, offered)
         given += [order._replace(row=order.row + base) for order in orders]
         last = max(last, offered or 0)
@@ -61,6 +63,9 @@ def compare(spec: PimChannelSpec, stream: list[tuple[list[Order], int, int | Non
     assert line.last == plain.cycles - 1
     assert (line.activates, line.precharges) == (plain.activates, plain.precharges)
     assert line.refreshes == plain.refreshes
+    # Without a listing whole stretches are jumped over, to the same end.
+    assert (light.state, light.last, light.given) == (line.state, line.last, line.given)
+    assert (light.activates, light.precharges) == (line.activates, line.precharges)
     return line
 
 
@@ -94,12 +99,25 @@ def test_layers_at_other_rows_are_counted_once() -> None:
         layer += [
             Order(Op.MAC_ALL, row=row, length=4, accumulator=0),
             Order(Op.READ_MAC),
-            Order(Op.WRITE, bank=row % 2, row=row, column=1, length=5),
+            Order(Op.WRITE, bank=row % 2, row=row, column=1, length=2),
         ]
-    line = compare(spec, [(layer, 7 * number, None) for number in range(100)])
+    # The row that the layer before has left open is the one below this one's first.
+    line = compare(spec, [(layer, 6 * number, None) for number in range(100)])
     assert line.refreshes > 20
+    # The same at every distance from a refresh.
+    compare(spec, [(layer, 6 * number, 613 * number) for number in range(150)])
     # A few hundred results of orders stand for eight thousand orders.
     assert len(line.pace._parts) < 800
+
+
+def test_where_an_order_crosses_into_the_next_row_counts() -> None:
+    spec = spec_of(**SWEEP[0])
+    orders = [
+        Order(op, row=2, column=column, length=9)
+        for op in (Op.MAC_ALL, Op.WRITE)
+        for column in (1, 3, 7, 2, 7, 1)
+    ]
+    compare(spec, [(orders, 0, None)] * 30)
 
 
 def test_a_row_that_stays_open_is_known_across_phases() -> None:

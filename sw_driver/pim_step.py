@@ -474,8 +474,9 @@ class _Stepper:
         ends = self._offer("values read", layer, offered, base, (block, int(lane > 0)), old)
         back = [max(offered, end + 1 + 2 * link if end else 0) for end in ends]
         self._offer("values written", layer, back, base, (block,), new)
+        free = there - link
         busy = max(line.state.now for line in self.model.lines)
-        self._channels("values", layer, there - link, busy, hidden=True)
+        self._channels("values", layer, free, max(free, busy), hidden=True)
 
         heads = self.arch.heads
         self.ready = self._vector("softmax", layer, [("softmax", heads, tokens)], there)

@@ -67,11 +67,14 @@ class Record:
     Attributes:
         orders: with rows of the channel. offered: the cycle from which each is offered.
         data: columns for ``i_data``, ``(columns, column_bits / 32)``.
+        offers: what the orders come from, in their order, with the tokens of the step; 0 for
+            loading.
     """
 
     orders: list[Order] = field(default_factory=list)
     offered: list[int] = field(default_factory=list)
     data: list[np.ndarray] = field(default_factory=list)
+    offers: list[tuple[int, Offer]] = field(default_factory=list)
 
     def work(self, words: int) -> ChannelWork:
         """Everything as one work of a bench."""
@@ -105,6 +108,7 @@ class PimRun:
         self.machines = [Machine(system.dram) for _ in range(system.channels)]
         self.records = [Record() for _ in range(system.channels)]
         self.weights = weights
+        self.tokens = 0
         self._load()
 
     # Columns and codes -----------------------------------------------------------------------
@@ -212,6 +216,7 @@ class PimRun:
     def _record(self, channel: int, offer: Offer) -> None:
         record = self.records[channel]
         rows = [order._replace(row=order.row + offer.base) for order in offer.phase.orders]
+        record.offers.append((self.tokens, offer))
         record.orders += rows
         record.offered += [offer.offered] * len(rows)
 
@@ -248,6 +253,7 @@ class PimRun:
 
     def step(self, tokens: int, token: int) -> tuple[np.ndarray, Step]:
         """Logits of a token, and its step."""
+        self.tokens = tokens
         found = self.model.step(tokens, token=token)
         table: dict[tuple[str, int | None], dict[int, Offer]] = {}
         for channel, offers in enumerate(found.offers):

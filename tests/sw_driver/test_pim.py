@@ -250,6 +250,7 @@ def _trace(runs: np.ndarray) -> np.ndarray:
 def on_rtl(run: PimRun) -> None:
     """Every channel's orders on the RTL: the data, and every command in its cycle."""
     spec = run.system.dram
+    given = []
     with load(spec, emit_verilog(spec), effort=RUN_SHORT) as model:
         for record in run.records:
             work = record.work(spec.geometry.column_bits // 32)
@@ -260,9 +261,9 @@ def on_rtl(run: PimRun) -> None:
             wanted = golden.expected(spec, work)
             for item in golden.streams(spec):
                 if item.direction == "out":
-                    given = item.unpack(found.packed[item.name])
+                    out = item.unpack(found.packed[item.name])
                     for name, values in wanted[item.name].items():
-                        np.testing.assert_array_equal(given[name], values)
+                        np.testing.assert_array_equal(out[name], values)
             (port,) = golden.observed(spec)
             cycles = found.output_cycles["o_trace"]
             trace = dram_trace(port.unpack(found.packed["o_trace"]), cycles)
@@ -270,6 +271,63 @@ def on_rtl(run: PimRun) -> None:
             plain = timing.schedule(spec, record.orders, accepted=record.offered, until=until)
             assert first_difference(trace, plain.trace(), found.total_cycles) is None
             assert found.last_output == plain.cycles - 1
+            given.append(found.output_cycles["o_data"].astype(int))
+    nothing_comes_before_its_cause(run, given)
+
+
+def nothing_comes_before_its_cause(run: PimRun, given: list[np.ndarray]) -> None:
+    """Operators are offered when the RTL's last results, the link and the vector units allow.
+
+    Args:
+        given: by channel the cycle of every beat of o_data.
+    """
+    system, arch = run.system, run.placement.architecture
+    regions = {**run.placement.layer, **run.placement.shared}
+    link, ffn = system.link_cycles, arch.layer_groups[0].mlp.width
+    last: dict[tuple[int, str, int | None], int] = {}
+    begins: dict[tuple[int, str, int | None], int] = {}
+    for record, cycles in zip(run.records, given, strict=True):
+        beat = 0
+        for step, offer in record.offers:
+            beat += offer.phase.words_out
+            key = (step, offer.name, offer.layer)
+            if offer.phase.words_out:
+                last[key] = max(last.get(key, 0), int(cycles[beat - 1]))
+            # A channel waits for its own columns, where it has read some.
+            if offer.name == "values read":
+                read = int(cycles[beat - 1]) if offer.phase.words_out else 0
+            elif offer.name == "values written":
+                assert offer.offered >= read + 1 + 2 * link
+            begins[key] = offer.offered
+
+    def took(*jobs: tuple[Any, int, int]) -> int:
+        return sum(system.commands(system.vector_cycles(*job)) for job in jobs)
+
+    def sums(name: str) -> int:
+        region = regions[name]
+        assert isinstance(region, Matrix)
+        return took(("reduce", region.partials, region.n)) if region.partials > 1 else 0
+
+    residual = took(("add", 1, arch.hidden))
+    norm = took(("layer_norm", 1, arch.hidden))
+    activation = took(("gelu_tanh", 1, ffn))
+    for step in range(1, run.tokens + 1):
+        for layer in range(arch.layers):
+            softmax = took(("softmax", arch.heads, step))
+            for cause, effect, between in (
+                ("qkv", "scores", sums("qkv")),
+                ("scores", "attend", softmax),
+                ("attend", "o", 0),
+                ("o", "up", sums("o") + residual + norm),
+                ("up", "down", sums("up") + activation),
+            ):
+                wanted = last[step, cause, layer] + 1 + 2 * link + between
+                assert begins[step, effect, layer] == wanted, (step, layer, effect)
+            # Parameters may come later than the sum.
+            after = ("qkv", layer + 1) if layer + 1 < arch.layers else ("lm_head", None)
+            assert begins[step, *after] >= last[step, "down", layer] + 1 + 2 * link + (
+                sums("down") + residual + norm
+            )
 
 
 @pytest.mark.slow

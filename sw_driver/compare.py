@@ -240,7 +240,7 @@ def _candidate(
         mac_area=own.area / rate,
         scale_area=areas.get("scales", 0.0),
         quantizer_area=areas.get("quantizer", 0.0),
-        uncharged=uncharged(spec),
+        uncharged=uncharged(spec, bits),
         unit=own.unit,
         delay_ns=delay,
         met=bool(own.met) and all(found.met for found in beside.values()),

@@ -17,6 +17,7 @@ from hw.formats import FP16, FP32, BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from sim.gemm import GemmPlan, tile
+from sw_driver.core import core_of
 from sw_driver.quantize import (
     SCHEMES,
     QuantizedWeights,
@@ -105,6 +106,8 @@ def recoding(scheme: Scheme, bits: int, encoding: str) -> tuple[int, int]:
 
 def scaled_outside(spec: GemmSpec) -> bool:
     """Whether the groups' scales are applied to a core's results by a unit beside it."""
+    if core_of(spec).own_scales:
+        return False
     return spec.summable or any(field.name == "exponent" for field in spec.results)
 
 

@@ -79,6 +79,14 @@ def test_what_scales_floats_is_charged_or_said_not_to_be() -> None:
     assert companions(spec, bits=1, group=128) == ()
 
 
+@pytest.mark.parametrize("block_name", ["mx_core", "fp_core"])
+def test_scales_inside_a_core_are_charged_there(block_name: str) -> None:
+    spec = spec_of(block_name)
+    assert [item.purpose for item in companions(spec, bits=8, group=128)] == (
+        ["quantizer"] if block_name == "mx_core" else []
+    )
+
+
 def test_groups_too_short_for_the_unit_are_refused() -> None:
     spec = spec_of("lut_core")
     # Three cycles a group at the least: of one bit, 16 elements a cycle, 33 elements.

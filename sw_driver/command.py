@@ -62,6 +62,12 @@ def _widths(
     help="Width of activations, where jobs choose it.",
 )
 @click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
+@click.option(
+    "--expand-latents",
+    "expanded",
+    is_flag=True,
+    help="Of latent attention, cache keys and values of every head, not the latents.",
+)
 @click.option("--group", metavar="G", type=int, help="Elements of K that share a scale.")
 @click.option(
     "--buffer-kib",
@@ -94,6 +100,7 @@ def map_model(
     weight_bits: tuple[int | None, dict[str, int]],
     activation_bits: int | None,
     kv_bits: int | None,
+    expanded: bool,
     group: int | None,
     buffer_kib: int,
     synth_report: Path | None,
@@ -128,6 +135,7 @@ def map_model(
         ),
         activation_bits=activation_bits,
         synth_report=synth_report,
+        expanded=expanded,
     )
     if picture is not None:
         report.save_picture(picture)

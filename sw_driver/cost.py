@@ -173,6 +173,7 @@ def linear(
     runs: Ints,
     instances: Ints,
     group: Ints,
+    group_bits: Ints,
     cache_row_bits: Ints,
     bias: Ints,
 ) -> Cost:
@@ -180,6 +181,7 @@ def linear(
 
     Args:
         group: elements of K that share a scale; ``k`` for one scale a row.
+        group_bits: bits of that scale and of what lies beside it, 0 if the core applies them.
         cache_row_bits: bits of a result row that goes to the KV cache, 0 for other results.
         bias: 1 if a bias vector is read.
     """
@@ -197,7 +199,7 @@ def linear(
     a_row, w_row = activation_row_bits(core, k), row_bits(core, k)
     weights = ceil_div(n * w_row, 8)
     activations = ceil_div(m * a_row, 8)
-    scales = ceil_div(n * groups * scale_bits(core, system), 8)
+    scales = ceil_div(n * groups * group_bits, 8)
     token_scale = (1 - core.own_scales) * system.scale_bits
     extra = bias * n * 2
     tile_a, tile_w = ceil_div(core.m * a_row, 8), ceil_div(core.n * w_row, 8)

@@ -98,6 +98,7 @@ def workloads_of(
     decode: int | None = None,
     context: int | None = None,
     batch: int = 1,
+    expanded: bool = False,
 ) -> list[Workload]:
     """The phases that are asked for.
 
@@ -120,7 +121,7 @@ def workloads_of(
     found = []
     try:
         if prefill is not None:
-            found.append(prefill_workload(arch, prefill, batch=batch))
+            found.append(prefill_workload(arch, prefill, batch=batch, expanded=expanded))
     except InputError as error:
         problems += str(error).splitlines()
     try:
@@ -128,7 +129,9 @@ def workloads_of(
             if context is None:
                 # What is wrong with the prompt is said once.
                 context = DEFAULT_PREFILL if prefill is None else prefill if found else 0
-            found.append(decode_workload(arch, decode, context=context, batch=batch))
+            found.append(
+                decode_workload(arch, decode, context=context, batch=batch, expanded=expanded)
+            )
     except InputError as error:
         problems += str(error).splitlines()
     if problems:
@@ -147,6 +150,7 @@ def map_model(
     choices: Choices | None = None,
     synth_report: Path | str | None = None,
     activation_bits: int | None = None,
+    expanded: bool = False,
 ) -> MapReport:
     """A model's phases on a core.
 
@@ -158,6 +162,7 @@ def map_model(
         synth_report: JSON of the core's synthesis, for areas.
         activation_bits: width of activations, where the core's jobs choose it and ``core`` is a
             path; the widest if None.
+        expanded: of latent attention, the cache keeps keys and values of every head.
 
     Raises:
         InputError: model, specification, numbers or report are wrong; one line per problem.
@@ -176,7 +181,9 @@ def map_model(
     if problems or not isinstance(core, Core):
         raise InputError("\n".join(map(str, problems)))
     area = read_area(synth_report, core) if synth_report is not None else None
-    works = workloads_of(arch, prefill=prefill, decode=decode, context=context, batch=batch)
+    works = workloads_of(
+        arch, prefill=prefill, decode=decode, context=context, batch=batch, expanded=expanded
+    )
     return report_of([map_workload(work, core, choices) for work in works], area)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rtl_gen import __version__
 from rtl_gen.errors import InputError
 from sw_driver import report as lay
-from sw_driver.architecture import Architecture, load_architecture
+from sw_driver.architecture import Architecture
+from sw_driver.checkpoint import load_model
 from sw_driver.config_file import ConfigError, read_json, shown
 from sw_driver.core import Core, load_core
 from sw_driver.mapping import Choices, Mapping, map_workload
@@ -155,7 +156,9 @@ def map_model(
     """A model's phases on a core.
 
     Args:
-        model: name of a shipped configuration, path of a ``config.json`` or of its folder.
+        model: name of a shipped configuration, path of a ``config.json``, or of a checkpoint (a
+            Hugging Face folder, a safetensors or a GGUF file), whose weights are mapped as they are
+            stored.
         core: a core, or the path of its specification.
         prefill, decode, context, batch: see :func:`workloads_of`.
         choices: widths, groups, buffer.
@@ -169,7 +172,7 @@ def map_model(
     """
     problems: list[InputError] = []
     try:
-        arch = model if isinstance(model, Architecture) else load_architecture(model)
+        arch = model if isinstance(model, Architecture) else load_model(model)
     except InputError as error:
         problems.append(error)
     try:
@@ -240,6 +243,7 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
                 "family": arch.family,
                 "parameters": arch.parameters,
                 "active_parameters": arch.active_parameters,
+                "storage": _storage(arch),
                 "parameter_bytes": first.parameter_bytes,
             },
             "core": core.as_dict(),
@@ -253,6 +257,14 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
         mappings=tuple(mappings),
         area=area,
     )
+
+
+def _storage(arch: Architecture) -> dict[str, list[dict[str, Any]]]:
+    """How a checkpoint stores every operator, empty where none was read."""
+    return {
+        role: [{**asdict(storage), "layers": layers} for storage, layers in shares]
+        for role, shares in arch.storage
+    }
 
 
 def phase_title(mapping: Mapping) -> str:

@@ -63,8 +63,11 @@ _IN_LAYER: dict[str, tuple[str, ...]] = {
     **{f"ffn_{name}_shexp": (f"shared {name}",) for name in ("gate", "up", "down")},
 }
 _EXPERT_PARTS = {
-    "gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"
-}  # fmt: skip
+    **{f"{name}_proj": name for name in ("gate", "up", "down")},
+    "w1": "gate",
+    "w3": "up",
+    "w2": "down",
+}
 _OUTSIDE = {
     "lm_head": "lm_head",
     "output": "lm_head",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,9 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as handle:
-            raw = handle.read(limit + 1)
+            # A read takes its whole length at once, whatever the file has.
+            size = os.fstat(handle.fileno()).st_size
+            raw = handle.read(min(limit, size) + 1)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(str(path), [f"cannot be read, {reason}"]) from None

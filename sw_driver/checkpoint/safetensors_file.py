@@ -93,6 +93,8 @@ def _region(path: Path, name: str, item: Any, base: int) -> Region | str:
     if shape is None or len(shape) > MAX_RANK:
         got = shown(item.get("shape"))
         return f"{told}: shape must be a list of at most {MAX_RANK} sizes, got {got}"
+    if math.prod(size or 1 for size in shape) >= MAX_SIZE:
+        return f"{told}: shape must have less than {MAX_SIZE} elements, got {shape}"
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         plain = offsets is not None and len(offsets) == 2
         got = str(offsets) if plain else shown(item.get("data_offsets"))

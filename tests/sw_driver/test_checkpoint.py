@@ -79,6 +79,22 @@ def test_tensors_are_those_of_the_reference(tmp_path: Path) -> None:
         checkpoint.architecture  # noqa: B018
 
 
+@pytest.mark.parametrize("shape", [(0, 1 << 40), (1 << 40, 0), (3, 0)])
+def test_empty_tensors_of_any_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
+    header = {"x": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 0]}}
+    raw = json.dumps(header).encode()
+    (tmp_path / "x").write_bytes(len(raw).to_bytes(8, "little") + raw)
+    assert Checkpoint(tmp_path / "x").floats("x").shape == shape
+
+
+def test_empty_tensors_that_no_array_is(tmp_path: Path) -> None:
+    header = {"x": {"dtype": "F32", "shape": [1 << 40, 1 << 40, 0], "data_offsets": [0, 0]}}
+    raw = json.dumps(header).encode()
+    (tmp_path / "x").write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with pytest.raises(ConfigError, match="x: shape must have less than 281474976710656 elements"):
+        Checkpoint(tmp_path / "x")
+
+
 def sharded(tmp_path: Path, files: SimpleNamespace) -> dict[str, np.ndarray]:
     arrays = {f"t{i}": np.full((2, 3), i, dtype=np.float32) for i in range(4)}
     names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]

@@ -105,6 +105,8 @@ def shown(value: Any) -> str:
 
 def clipped(text: str, limit: int = 60) -> str:
     """A text of a file as a message shows it: printable, and no longer than ``limit``."""
+    if len(text) <= limit and text.isprintable():
+        return text
     text = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

@@ -336,9 +336,11 @@ class Checkpoint:
                 file, [f"weight_map: must be an object of files, got {shown(listed)}"]
             )
         problems = []
-        shards: dict[str, None] = {}
+        shards: dict[str, str] = {}
         for name, shard in listed.items():
             if isinstance(shard, str) and shard in shards:
+                # One text for all that name it.
+                listed[name] = shards[shard]
                 continue
             if not isinstance(shard, str) or not _plain_name(shard):
                 where = f"weight_map.{clipped(name, 200)}"
@@ -347,7 +349,7 @@ class Checkpoint:
                 if len(problems) == MAX_PROBLEMS:
                     break
                 continue
-            shards[shard] = None
+            shards[shard] = shard
         if len(shards) > MAX_SHARDS:
             problems.append(f"weight_map: must name at most {MAX_SHARDS} files, got {len(shards)}")
         if problems:

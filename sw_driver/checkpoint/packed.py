@@ -28,6 +28,8 @@ GPTQ_BITS = (2, 3, 4, 8)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Column of each nibble of a word, from the lowest."""
 
+_BITNET = Storage(name="BitNet", bits=2, ternary=True)
+_FP8 = Storage(name="FP8 E4M3")
 _SCALES = ("F16", "BF16", "F32")
 _CODED = ("qweight", "qzeros", "scales", "g_idx")
 
@@ -137,6 +139,7 @@ def stored_tensors(
     found: dict[str, StoredTensor] = {}
     problems: list[str] = []
     used: set[str] = set()
+    plain: dict[str, Storage] = {}
     for name, region in regions.items():
         made: StoredTensor | str | None = None
         if name.endswith(".qweight"):
@@ -160,7 +163,8 @@ def stored_tensors(
         found[name] = StoredTensor(
             name=name,
             shape=region.shape,
-            storage=Storage(name=region.dtype),
+            # Tensors of one format share it: a large model has a hundred thousand of them.
+            storage=plain.setdefault(region.dtype, Storage(name=region.dtype)),
             layout="plain",
             parts={"weight": region},
         )
@@ -242,7 +246,7 @@ def _ternary(
         name=f"{prefix}.weight",
         shape=(4 * weight.shape[0], weight.shape[1]),
         # One scale a tensor: none of it is a row's.
-        storage=Storage(name="BitNet", bits=2, ternary=True),
+        storage=_BITNET,
         layout=packing.layout,
         parts={"weight": weight, "weight_scale": scale},
     )
@@ -267,7 +271,7 @@ def _fp8(name: str, regions: Mapping[str, Region], packing: Packing) -> StoredTe
     return StoredTensor(
         name=name,
         shape=weight.shape,
-        storage=Storage(name="FP8 E4M3"),
+        storage=_FP8,
         layout="fp8",
         parts={"weight": weight, "scale": scale},
         block=packing.block,

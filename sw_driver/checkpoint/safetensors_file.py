@@ -81,27 +81,26 @@ def safetensors_regions(path: Path) -> dict[str, Region]:
 
 def _region(path: Path, name: str, item: Any, base: int) -> Region | str:
     """One tensor of the header, or what is wrong with it."""
-    told = clipped(name, MAX_NAME)
     if not printable(name):
-        return f"{told}: must be a printable name of at most {MAX_NAME} letters"
+        return f"{clipped(name, MAX_NAME)}: must be a printable name of at most {MAX_NAME} letters"
     if not isinstance(item, dict):
-        return f"{told}: must be an object, got {shown(item)}"
+        return f"{name}: must be an object, got {shown(item)}"
     dtype = item.get("dtype")
     shape, offsets = _naturals(item.get("shape")), _naturals(item.get("data_offsets"))
     if not isinstance(dtype, str) or dtype not in SIZES:
-        return f"{told}: dtype must be one of {', '.join(SIZES)}, got {shown(dtype)}"
+        return f"{name}: dtype must be one of {', '.join(SIZES)}, got {shown(dtype)}"
     if shape is None or len(shape) > MAX_RANK:
         got = shown(item.get("shape"))
-        return f"{told}: shape must be a list of at most {MAX_RANK} sizes, got {got}"
+        return f"{name}: shape must be a list of at most {MAX_RANK} sizes, got {got}"
     if math.prod(size or 1 for size in shape) >= MAX_SIZE:
-        return f"{told}: shape must have less than {MAX_SIZE} elements, got {shape}"
+        return f"{name}: shape must have less than {MAX_SIZE} elements, got {shape}"
     if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         plain = offsets is not None and len(offsets) == 2
         got = str(offsets) if plain else shown(item.get("data_offsets"))
-        return f"{told}: data_offsets must be a begin and an end, got {got}"
+        return f"{name}: data_offsets must be a begin and an end, got {got}"
     begin, end = offsets
     if math.prod(shape) * SIZES[dtype] != end - begin:
-        return f"{told}: data_offsets must span {math.prod(shape) * SIZES[dtype]} " + (
+        return f"{name}: data_offsets must span {math.prod(shape) * SIZES[dtype]} " + (
             f"bytes, got {end - begin}"
         )
     return Region(path, dtype, tuple(shape), base + begin, end - begin)

@@ -73,6 +73,8 @@ class Storage:
         bits: width of a code; 0 for floats, which have no codes that a core of integers takes.
         group: elements of K that share a scale.
         group_bits: bits of scale, offset and zero point a group, with its share of a superblock.
+        signed: codes are two's complement; else from 0 on, with a zero point or an offset.
+        offset: every group has an offset beside its scale, which is no multiple of it.
         ternary: codes are −1, 0 and 1.
         float_format: name in ``hw.formats`` of the format of the codes; "" for integers.
     """
@@ -81,6 +83,8 @@ class Storage:
     bits: int = 0
     group: int = 0
     group_bits: int = 0
+    signed: bool = True
+    offset: bool = False
     ternary: bool = False
     float_format: str = ""
 

@@ -277,6 +277,17 @@ def takes(core: Core, storage: Storage) -> bool:
     return _stored_bits(storage, core) in core.widths
 
 
+def needs_sums(core: Core, storage: Storage) -> bool:
+    """Whether a product of stored weights takes sums of activations beside what a core computes.
+
+    It does for offsets, and for codes that are shifted into an encoding without zero points.
+    """
+    if core.own_scales or core.ternary:
+        return False
+    shifted = not core.zero_point and not (storage.signed and core.encoding == "twos_complement")
+    return storage.offset or shifted
+
+
 def _stored_bits(storage: Storage, core: Core) -> int:
     """The width that stored codes have in a core: narrower ones than it has are its narrowest."""
     if core.weight_format and core.weight_format == storage.float_format:
@@ -377,7 +388,7 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
     system = system_of(core, choices)
     clock, bandwidth = core.clock_mhz * 1e6, core.bandwidth_gb_s * 1e9
     rows = []
-    outside = 0
+    outside = sums = 0
     for operator in workload.operators:
         bits = operator_bits(operator, core, choices)
         ints = core_ints(core, bits)
@@ -395,6 +406,9 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
             gemms = operator.runs * operator.instances
         else:
             result = _linear_cost(operator, core, ints, system, choices)
+            storage = operator.storage
+            if storage and as_stored(operator, choices) and needs_sums(core, storage):
+                sums += operator.runs * operator.instances * operator.m * operator.k
             shape = (operator.m, operator.n, operator.k)
             gemms = operator.runs * operator.instances
         outside += result.outside
@@ -449,6 +463,8 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
         )
     vector = [(item.name, item.elements) for item in workload.vector]
     vector.append(("scale and add partial results", outside))
+    if sums:
+        vector.append(("sum activations for offsets", sums))
     return Mapping(
         workload=workload,
         core=core,

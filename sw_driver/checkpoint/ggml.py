@@ -23,6 +23,9 @@ class GgmlType:
     readable: bool
 
 
+_OFFSETS = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")
+
+
 def _coded(name: str, block: int, size: int, bits: int, group: int, **more: str | bool) -> GgmlType:
     """A type of integer codes; what is no code is scales and offsets, in equal parts a group."""
     ternary = bool(more.get("ternary"))
@@ -36,6 +39,8 @@ def _coded(name: str, block: int, size: int, bits: int, group: int, **more: str 
         bits=bits,
         group=group,
         group_bits=spare // block,
+        signed=name not in _OFFSETS,
+        offset=name in _OFFSETS,
         ternary=ternary,
         float_format=str(more.get("float_format", "")),
     )

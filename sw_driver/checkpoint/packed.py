@@ -222,7 +222,11 @@ def _coded(prefix: str, regions: Mapping[str, Region], packing: Packing) -> Stor
             )
     scale = 8 * parts["scales"].size // (groups * n)
     storage = Storage(
-        name=f"{packing.method.upper()} {bits}-bit", bits=bits, group=group, group_bits=scale + bits
+        name=f"{packing.method.upper()} {bits}-bit",
+        bits=bits,
+        group=group,
+        group_bits=scale + bits,
+        signed=False,
     )
     return StoredTensor(
         name=f"{prefix}.weight", shape=(n, k), storage=storage, layout=packing.layout, parts=parts

@@ -78,7 +78,7 @@ class GroupedWeights:
     @property
     def signed(self) -> bool:
         """Whether codes are two's complement; else from 0 on."""
-        return self.codes.dtype == np.int8
+        return self.storage.signed
 
     @property
     def groups(self) -> int:

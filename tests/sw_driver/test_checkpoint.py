@@ -354,6 +354,21 @@ def test_gguf_is_mapped_as_it_is(q4_k_m: Path) -> None:
     assert mapping.parameter_bytes == stored + 320 * 256 * 2 + norms
 
 
+def test_offsets_take_sums_of_activations(q4_k_m: Path) -> None:
+    def sums(on: Core, choices: Choices | None = None) -> int:
+        mapping = map_workload(decode_workload(load_model(q4_k_m), 2, context=9), on, choices)
+        return dict(mapping.vector).get("sum activations for offsets", 0)
+
+    # Q4_K has offsets: q, k, o, gate and up of two layers, down of one; K of each, two steps.
+    coded = 2 * (2 * 5 * 256 + 512)
+    # Q6_K has none; its codes are shifted where a core has no zero points and is not signed.
+    signed = 2 * (2 * 256 + 512 + 256)
+    assert sums(core()) == coded
+    assert sums(core(weights={"encoding": "twos_complement", "max_bits": 8})) == coded
+    assert sums(core(weights={"encoding": "bipolar", "max_bits": 8})) == coded + signed
+    assert sums(core(), Choices(weight_bits=4)) == 0
+
+
 def test_narrow_cores_refuse_what_they_cannot_hold(q4_k_m: Path) -> None:
     arch = load_model(q4_k_m)
     work = decode_workload(arch, 1, context=31)
@@ -676,6 +691,8 @@ def test_map_takes_a_checkpoint(q4_k_m: Path, root: Path) -> None:
             "group": 16,
             "group_bits": 9,
             "ternary": False,
+            "signed": True,
+            "offset": False,
             "float_format": "",
             "layers": 2,
         }

@@ -122,7 +122,7 @@ def weight_rows(tensor: StoredTensor, start: int, stop: int) -> GroupedWeights:
     if tensor.layout.startswith("bitnet"):
         return reader(tensor, start, stop)
     pieces = [reader(tensor, low, min(low + step, stop)) for low in range(start, stop, step)]
-    return joined(pieces or [reader(tensor, start, stop)])
+    return joined(pieces)
 
 
 def _refuse(tensor: StoredTensor, part: str, rule: str) -> ConfigError:

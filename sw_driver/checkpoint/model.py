@@ -207,7 +207,8 @@ class Checkpoint:
         from sw_driver.checkpoint.decode import rows_of
 
         rows = rows_of(tensor)
-        if not 0 <= start <= stop <= rows:
+        none = bool(tensor.storage.bits) and start == stop
+        if not 0 <= start <= stop <= rows or none:
             rule = f"{tensor.name}: rows must lie in [0, {rows}], got {start} to {stop}"
             raise ConfigError(str(self._place([tensor.name])), [rule])
 

@@ -99,12 +99,19 @@ class GroupedWeights:
         once. Beyond ``float32`` (MXFP4 alone can be) it is infinite.
         """
         values = self.codes.astype(np.float32)
+        whole = values.shape[1] % self.group == 0
+        # Of whole groups nothing is spread: each is a row beside its scale.
+        cells = values.reshape(len(values), -1, self.group) if whole else values
+
+        def beside(factors: np.ndarray) -> np.ndarray:
+            return factors[..., None] if whole else self.spread(factors)
+
         if self.zero is not None:
-            values -= self.spread(self.zero.astype(np.float32))
+            cells -= beside(self.zero.astype(np.float32))
         with np.errstate(over="ignore"):
-            values *= self.spread(self.scale)
+            cells *= beside(self.scale)
         if self.offset is not None:
-            values += self.spread(self.offset)
+            cells += beside(self.offset)
         if self.order is None:
             return values
         result = np.empty_like(values)

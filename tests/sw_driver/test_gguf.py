@@ -62,6 +62,11 @@ def test_dequantized_is_the_reference_bit_for_bit(
     assert same_bits(checkpoint.floats("x.weight"), expected)
     assert same_bits(checkpoint.rows("x.weight", 5, 6), expected[5:6])
     assert same_bits(checkpoint.weights("x.weight", 30).dequantized(), expected[30:])
+    for start, stop in ((3, 3), (-1, 2), (5, 38)):
+        with pytest.raises(
+            ConfigError, match=rf"rows must lie in \[0, 37\], got {start} to {stop}"
+        ):
+            checkpoint.rows("x.weight", start, stop)
     weights = checkpoint.weights("x.weight")
     # Every code of the format is met, and none beyond its width.
     low = -(2 ** (weights.bits - 1)) if weights.signed else 0
@@ -608,6 +613,17 @@ def test_hostile_files_are_refused(tmp_path: Path, arguments: dict[str, Any], li
         Checkpoint(file)
     assert len(str(caught.value).splitlines()) == 1
     assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_tensors_that_share_a_byte_are_refused(tmp_path: Path) -> None:
+    one = field("general.alignment", 4, struct.pack("<I", 1))
+    for offset, good in ((18, True), (17, False)):
+        file = made(tmp_path, info("a"), info("b", offset=offset), fields=(one,))
+        if good:
+            assert len(Checkpoint(file).tensors) == 2
+        else:
+            with pytest.raises(ConfigError, match="b: must not overlap a"):
+                Checkpoint(file)
 
 
 def test_every_problem_of_the_table_is_said(tmp_path: Path) -> None:

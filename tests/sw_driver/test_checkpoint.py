@@ -437,6 +437,8 @@ def test_mx_core_takes_its_own_format(tmp_path: Path, files: SimpleNamespace, ro
     assert row(mapping, "q").scale_bytes == 0
     # Codes and scales in the core's own beats: 4.25 bits.
     assert row(mapping, "q").weight_bytes == 2 * 256 * 256 * 17 // 32
+    many = evaluate_many([mx], [work])
+    assert (many.cycles[0, 0], many.bytes[0, 0]) == (mapping.cycles, mapping.bytes)
     other = load_core(root / "hw/configs/density/mx_int8.yaml")
     with pytest.raises(InputError, match="stored as MXFP4, 5-bit integers that are no weights of"):
         map_workload(work, other)

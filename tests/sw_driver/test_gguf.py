@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rtl_gen.errors import InputError
+from sw_driver.bert import Bert
 from sw_driver.checkpoint import Checkpoint, load_model
 from sw_driver.checkpoint.ggml import GGML_TYPES
 from sw_driver.config_file import ConfigError
@@ -95,6 +96,29 @@ def test_large_tensors_are_read_in_pieces(
     assert pieces.two_level is not None
     assert whole.two_level is not None
     assert np.array_equal(pieces.two_level.offset_part, whole.two_level.offset_part)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("Q8_0", 40),
+        ("Q5_1", 27),
+        ("Q5_0", 26),
+        ("Q4_1", 20),
+        ("Q4_0", 19),
+        ("MXFP4", 16),
+        ("TQ2_0", 1),
+    ],
+)
+def test_real_weights_come_back(tmp_path: Path, kind: str, least: float) -> None:
+    w, _ = Bert().weight(0, "down")
+    raw = gguf.quants.quantize(w, gguf.GGMLQuantizationType[kind])
+    checkpoint = one_tensor(tmp_path / "x.gguf", raw, kind)
+    found = checkpoint.floats("x.weight")
+    assert same_bits(found, reference(raw, kind))
+    # They are the weights that were stored, to the signal-to-noise ratio of the format.
+    noise = ((found - w).astype(np.float64) ** 2).sum()
+    assert 10 * np.log10((w.astype(np.float64) ** 2).sum() / noise) > least
 
 
 @pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
@@ -587,6 +611,10 @@ def test_a_file_by_hand_is_read(tmp_path: Path) -> None:
         (
             {"fields": [field("k", 9, struct.pack("<IQ", 10, 1 << 61))]},
             "k: must have at most 9 items in what is left of the file, got 2305843009213693952",
+        ),
+        (
+            {"fields": [field("k", 9, struct.pack("<IQ", 10, 10))]},
+            "k: must have at most 9 items in what is left of the file, got 10",
         ),
         ({"fields": [field("k", 9, struct.pack("<IQ", 13, 1))]}, "k: type must be 0 to 12, got 13"),
         (

@@ -105,6 +105,9 @@ def test_cache_is_what_the_paper_says() -> None:
     assert whole.cache_bytes == 60 * 100 * (keys + values) // 8
     (kv_a,) = [item for item in one.operators if item.name == "kv_a"]
     assert kv_a.output_bytes == 60 * (576 * 8 + 24) // 8
+    # Not kept, it goes on at the width of activations.
+    (kv_a,) = [item for item in whole.operators if item.name == "kv_a"]
+    assert kv_a.output_bytes == 60 * 576
     (kv_b,) = [item for item in whole.operators if item.name == "kv_b"]
     assert kv_b.output_bytes == 60 * (keys + values) // 8
 

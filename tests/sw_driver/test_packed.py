@@ -317,6 +317,13 @@ def test_parts_that_do_not_fit(
         Checkpoint(folder(tmp_path, files, GOOD, changed))
 
 
+def test_rows_are_whole_codes(tmp_path: Path, files: SimpleNamespace) -> None:
+    arrays, _ = gptq(files, 3, k=64, n=64, group=32, act_order=False, v2=False)
+    arrays["m.qweight"] = arrays["m.qweight"][:-1]
+    with pytest.raises(ConfigError, match=r"m\.qweight: rows must be whole codes of 3 bits, got 5"):
+        Checkpoint(folder(tmp_path, files, {**GOOD, "bits": 3}, arrays))
+
+
 @pytest.mark.parametrize("value", [-1, 2, 7])
 def test_groups_are_of_their_size(tmp_path: Path, files: SimpleNamespace, value: int) -> None:
     arrays, _ = gptq(files, 4, k=64, n=64, group=32, act_order=True, v2=False)

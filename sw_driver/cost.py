@@ -173,21 +173,23 @@ def linear(
     runs: Ints,
     instances: Ints,
     group: Ints,
-    group_bits: Ints,
     cache_row_bits: Ints,
     bias: Ints,
+    group_bits: Ints | None = None,
 ) -> Cost:
     """A linear layer.
 
     Args:
         group: elements of K that share a scale; ``k`` for one scale a row.
-        group_bits: bits of that scale and of what lies beside it, 0 if the core applies them.
         cache_row_bits: bits of a result row that goes to the KV cache, 0 for other results.
         bias: 1 if a bias vector is read.
+        group_bits: bits of a group's scale and of what lies beside it, 0 if the core applies them;
+            a scale and the core's zero point if None.
     """
     m_tiles, n_tiles = ceil_div(m, core.m), ceil_div(n, core.n)
     group = pick(core.own_scales == 1, k, group)
     groups = ceil_div(k, group)
+    group_bits = scale_bits(core, system) if group_bits is None else group_bits
     whole = ceil_div(group, core.k)
     last = ceil_div(k - (groups - 1) * group, core.k)
     row_steps = (groups - 1) * whole + last

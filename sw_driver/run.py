@@ -272,7 +272,6 @@ class LayerRunner:
             runs=1,
             instances=1,
             group=k if groups == 1 else min(self.group, k),
-            group_bits=0,
             cache_row_bits=0,
             bias=0,
         )

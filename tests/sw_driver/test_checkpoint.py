@@ -424,6 +424,19 @@ def test_formats_and_cores_that_fit(
     assert any(note == "stored as F16, quantized for c: lm_head" for note in mapping.notes)
 
 
+def test_ternary_cores_take_ternary_codes_alone(q4_k_m: Path) -> None:
+    ternary = core(weights={"encoding": "ternary", "packing": "planes"})
+    with pytest.raises(InputError) as caught:
+        map_workload(decode_workload(load_model(q4_k_m), 1, context=3), ternary)
+    assert [
+        line.partition(":")[2].partition(",")[0] for line in str(caught.value).splitlines()
+    ] == [
+        " q",
+        " v",
+    ]
+    assert "k, o, gate, up, down: stored as Q4_K, 4-bit integers" in str(caught.value)
+
+
 def test_mx_core_takes_its_own_format(tmp_path: Path, files: SimpleNamespace, root: Path) -> None:
     from sw_driver.core import load_core
 

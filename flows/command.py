@@ -108,7 +108,8 @@ def synth(
                 netlist=mapped,
                 progress=True,
             )
-        data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}
+        further = {**per_mac(spec, report), **in_process(spec, report)}
+        data = {"spec_digest": spec.digest, **further, **report.as_dict()}
         if file is not None:
             text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
             file.write_text(text + "\n", encoding="utf-8")
@@ -116,7 +117,7 @@ def synth(
         console.echo_json(data)
         return
     click.echo(report.table())
-    for name, value in per_mac(spec, report).items():
+    for name, value in further.items():
         click.echo(f"  {name.replace('_', ' ')}: {value:,.2f}")
 
 
@@ -210,17 +211,32 @@ def per_mac(spec: Any, report: Any) -> dict[str, float]:
     """Area and throughput per multiply-accumulate, for GEMM cores mapped onto cells.
 
     A MAC is one activation times all weight planes that a beat carries: with planes serial a
-    one-bit MAC. Throughput density is MACs per ns and mm² at the report's own delay.
+    one-bit MAC. Of a core whose steps take several cycles (``own_control``) it is a MAC a cycle of
+    its widest job. Throughput density is MACs per ns and mm² at the report's own delay.
     """
-    from hw.gemm import GemmSpec
+    from hw.gemm import GemmSpec, Job
 
     if not isinstance(spec, GemmSpec) or not hasattr(report, "area"):
         return {}
-    macs = spec.tile.m * spec.tile.n * spec.tile.k
+    macs: float = spec.tile.m * spec.tile.n * spec.tile.k
+    if spec.own_control:
+        macs /= spec.step_cycles(Job(k_steps=1, weight_bits=spec.max_weight_bits))
     found = {"macs_per_cycle": float(macs), "area_per_mac": report.area / macs}
     if report.area_unit != "NAND2" and report.delay_ns > 0:
         found["macs_per_ns_mm2"] = 1e6 * macs / report.area / report.delay_ns
     return found
+
+
+def in_process(spec: Any, report: Any) -> dict[str, float]:
+    """Area in another process than the library's, for blocks that stand in one.
+
+    Logic beside a DRAM bank is made in the DRAM's process; ``process_factor`` of its specification
+    is what that takes for an area of the library, and is shown with the product, never hidden.
+    """
+    factor = getattr(spec, "process_factor", None)
+    if factor is None or not hasattr(report, "area"):
+        return {}
+    return {"process_factor": factor, "area_in_process": factor * report.area}
 
 
 def _fpga(spec: Any, target: str) -> Any:

@@ -66,6 +66,7 @@ class SynthReport:
         path: the worst path, cell by cell.
         recipes: the recipe kept, by module; ``trials`` every recipe tried.
         digest: SHA-256 of the Verilog.
+        left_out: memories that are in no figure, ``(place, words, bits a word)``.
     """
 
     top: str
@@ -98,6 +99,7 @@ class SynthReport:
     trials: tuple[Trial, ...]
     digest: str
     tools: Mapping[str, str]
+    left_out: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def fmax_mhz(self) -> float:
@@ -130,6 +132,11 @@ class SynthReport:
             f"  full adders    {self.full_adders:14,}",
             f"  buffers added  {self.buffers:14,}",
         ]
+        for name, words, bits in self.left_out:
+            lines.append(
+                f"  NOT INCLUDED   {words:14,} words of {bits:,} bits: the memory {name}, its "
+                "access time and its setup"
+            )
         if self.overloaded:
             lines.append(f"  OVERLOADED     {self.overloaded:14,} nets above their driver's limit")
         lines.append("  by sub-block:")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import mapping, netlist, recipes, report, sizing, sta, yosys
+from flows import mapping, memories, netlist, recipes, report, sizing, sta, yosys
 from flows.errors import FlowError
 from flows.liberty import Library
 from flows.models import cell_models
@@ -87,7 +87,8 @@ def synthesize(
         raise InputError(f"wire_cap_per_fanout: must be at least 0, got {wire_cap_per_fanout!r}")
     technology = technology or Technology.embedded()
     library = technology.library(cache_dir)
-    texts = read_sources(verilog)
+    sources = read_sources(verilog)
+    texts, left_out = memories.leave_out(sources, top)
 
     design = {False: mapping.elaborate(texts, top, technology)}
     chosen = list(recipes.EFFORTS[effort])
@@ -171,8 +172,9 @@ def synthesize(
         wire_cap_ff=wire_cap_per_fanout,
         recipes={name: picked[name].recipe.name for name in copies},
         trials=tuple(_trials(candidates, picked)),
-        digest=hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+        digest=hashlib.sha256("\0".join(sources).encode()).hexdigest(),
         tools={**yosys.versions(), "flow": f"{FLOW}.{mapping.MAPPING}"},
+        left_out=left_out,
     )
 
 

@@ -84,6 +84,10 @@ class Block:
         kind: ``gemm`` for a core that keeps the contract of ``hw.gemm``, else ``support``.
         sweep: specifications (without ``block`` and ``name``) that together reach every form of the
             generator: odd shapes, the least, a large one, every encoding and option.
+        bench: what stands around the block in simulation, where it has ports beside its streams
+            (``golden.wires``): a design that instantiates the block by its name and has its
+            streams, and those of ``golden.observed``, which show what happens at the other ports
+            and are never held back.
     """
 
     name: str
@@ -95,6 +99,7 @@ class Block:
     golden: Golden
     timing: Timing
     sweep: Sequence[Mapping[str, Any]] = ()
+    bench: Callable[[Any], Design] | None = None
 
 
 @cache
@@ -113,11 +118,16 @@ def block(name: str) -> Block:
     Raises:
         SpecError: there is none; the message lists those that are.
     """
-    package = importlib.import_module("hw.blocks")
-    names = sorted(item.name for item in pkgutil.iter_modules(package.__path__))
-    if name not in names:
-        raise SpecError([Problem(("block",), f"must be one of {', '.join(names)}", name)])
+    if name not in _names():
+        raise SpecError([Problem(("block",), f"must be one of {', '.join(_names())}", name)])
     return importlib.import_module(f"hw.blocks.{name}").BLOCK
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    """Names of the blocks, in alphabetical order; none of them is imported for that."""
+    package = importlib.import_module("hw.blocks")
+    return tuple(sorted(item.name for item in pkgutil.iter_modules(package.__path__)))
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> BlockSpec:

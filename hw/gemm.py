@@ -15,7 +15,8 @@ A job of ``B``-bit weights on a core that takes ``P`` planes a cycle makes ``cei
 over its K steps, most significant planes first, so that the accumulator doubles ``P`` times at the
 start of each pass but the first (``O = Σ_b 2^b·D_b``, LUT Tensor Core, arXiv 2408.06003, sec. 3).
 Both operand streams repeat their K steps in every pass. A core that takes the activations' planes
-one by one, too, makes a pass for each pair of planes (see ``hw.blocks.bitserial_core``).
+one by one, too, makes a pass for each pair of planes (see ``hw.blocks.bitserial_core``). A core
+whose steps take several cycles each takes both operands once (see ``hw.blocks.sram_lut_gemv``).
 """
 
 from __future__ import annotations
@@ -137,6 +138,21 @@ class GemmSpec(BlockSpec):
         return {}
 
     @property
+    def own_control(self) -> bool:
+        """Whether steps take cycles by a control of the core's own, not one each by the shell's."""
+        return False
+
+    @property
+    def timed_by_operands(self) -> bool:
+        """Whether a job may ask for what takes as long as its operands say, see ``Job.reuse``."""
+        return False
+
+    @property
+    def job_operands(self) -> tuple[StreamField, ...]:
+        """Operands of :attr:`further` that travel with the descriptor, as fields of ``i_job``."""
+        return ()
+
+    @property
     def operand_formats(self) -> tuple[Format | None, Format | None]:
         """Number formats of A and of W; None for integers, whose scales are outside."""
         return None, None
@@ -177,6 +193,10 @@ class GemmSpec(BlockSpec):
     def job_passes(self, job: Job) -> int:
         """Passes over the K steps that a job makes."""
         return passes(self, job.weight_bits)
+
+    def step_cycles(self, job: Job) -> int:
+        """Cycles that a K step takes in all of a job's passes."""
+        return self.job_passes(job)
 
     def operand_reads(self, weight_bits: int, activation_bits: int) -> tuple[int, int]:
         """How often a job takes all of its activations, and all of its weights."""
@@ -225,6 +245,8 @@ class Job:
         activation_bits: width of the activations; None for the specification's widest.
         a_planes, w_planes: planes that are there, a bit each; the others are zero throughout and
             left out. None for all, which every core takes.
+        reuse: rows of A with the same pattern in a plane share a lookup, where the core has that;
+            the job's cycles then depend on its activations.
     """
 
     k_steps: int
@@ -233,6 +255,7 @@ class Job:
     activation_bits: int | None = None
     a_planes: int | None = None
     w_planes: int | None = None
+    reuse: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +291,7 @@ def job_stream(spec: GemmSpec) -> Stream:
     ]
     if spec.addend:
         fields.append(StreamField(name="accumulate", width=1, doc="1: add a beat of i_c"))
+    fields += spec.job_operands
     return Stream(name="i_job", direction="in", fields=tuple(fields), doc="job descriptors")
 
 
@@ -283,15 +307,19 @@ def shared_streams(spec: GemmSpec, a: Stream, w: Stream) -> tuple[Stream, ...]:
     return (job_stream(spec), a, w, *addend, o)
 
 
-def job_beats(spec: GemmSpec, job: Job) -> dict[str, np.ndarray]:
-    """The ``i_job`` beat of a job, by field."""
+def job_beats(
+    spec: GemmSpec, job: Job, extra: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """The ``i_job`` beat of a job, by field; ``extra`` holds the operands that travel with it."""
     values = {
         "k_steps_m1": job.k_steps - 1,
         **spec.job_values(job),
         "accumulate": int(job.accumulate),
     }
-    names = [item.name for item in job_stream(spec).fields]
-    return {name: np.array([values[name]]) for name in names}
+    own = {item.name for item in spec.job_operands}
+    names = [item.name for item in job_stream(spec).fields if item.name not in own]
+    found = {name: np.array([values[name]]) for name in names}
+    return found | {name: np.asarray((extra or {})[name])[None] for name in own}
 
 
 def step_view(array: np.ndarray, k_steps: int) -> np.ndarray:

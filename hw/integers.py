@@ -175,6 +175,8 @@ def check_work(spec: IntegerGemmSpec, work: GemmWork) -> None:
         raise ValueError(f"activation_bits: must lie in [{least}, {most}], got {a_bits}")
     if not spec.skips_planes and not (job.a_planes is job.w_planes is None):
         raise ValueError("a_planes, w_planes: the core leaves out no planes")
+    if job.reuse and not spec.timed_by_operands:
+        raise ValueError("reuse: the core has no pattern reuse table")
     if job.accumulate and not spec.addend:
         raise ValueError("accumulate: the specification has no addend")
     depth = job.k_steps * tile.k

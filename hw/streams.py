@@ -163,6 +163,16 @@ class Stream:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """A plain signal beside the streams, such as a memory's port. ``direction`` as of streams."""
+
+    name: str
+    direction: str
+    width: int
+    doc: str = ""
+
+
 def _to_bits(array: np.ndarray, width: int) -> np.ndarray:
     """``(beats, count)`` integers of at most 63 bits to ``(beats, count * width)`` bits."""
     if width <= 8:

@@ -24,6 +24,7 @@ from rtl_gen.manifest import (
     of_build,
     parse_manifest,
     stream_records,
+    wire_records,
 )
 from rtl_gen.reserved import name_problems
 from rtl_gen.waivers import waiver_file
@@ -141,6 +142,8 @@ def check_ports(spec: BlockSpec, source: str) -> None:
         expected[stream.ports.payload] = (ahead, stream.width)
         expected[stream.ports.valid] = (ahead, 1)
         expected[stream.ports.ready] = (back, 1)
+    for wire in wire_records(spec):
+        expected[wire.name] = (f"{wire.direction}put", wire.width)
     if found != expected:
         odd = sorted(set(found.items()) ^ set(expected.items()))
         raise ToolError("rtlgen", f"ports of {spec.name} differ from its streams: {odd}")
@@ -165,6 +168,9 @@ def constraints(spec: BlockSpec) -> str:
         else:
             inputs.append(ports.ready)
             outputs += [payload, ports.valid]
+    for wire in wire_records(spec):
+        bus = f"{wire.name}[*]" if wire.width > 1 else wire.name
+        (inputs if wire.direction == "in" else outputs).append(bus)
     return f"""\
 # Timing of {spec.name} at {spec.clock_mhz:g} MHz, in ns. Scale the period where a library counts in
 # another unit.

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hw.block import block
 from hw.spec import BlockSpec
-from rtl_gen.manifest import stream_records, timing_record
+from rtl_gen.manifest import stream_records, timing_record, wire_records
 
 
 def describe(spec: BlockSpec) -> dict[str, Any]:
@@ -18,9 +18,11 @@ def describe(spec: BlockSpec) -> dict[str, Any]:
     Returns:
         ``block``, ``name``, ``summary``, ``source``, ``digest``; ``fields``: for each its
         ``field``, ``value``, whether it is the ``default``, and ``description``; ``derived``:
-        names to values; ``streams``: as in the manifest; ``timing``: formula and constants.
+        names to values; ``streams``, and ``wires`` where there are any: as in the manifest;
+        ``timing``: formula and constants.
     """
     found = block(spec.block)
+    wires = wire_records(spec)
     return {
         "block": spec.block,
         "name": spec.name,
@@ -33,7 +35,7 @@ def describe(spec: BlockSpec) -> dict[str, Any]:
             stream.model_dump(mode="json", exclude={"ports"}) for stream in stream_records(spec)
         ],
         "timing": timing_record(spec).model_dump(mode="json"),
-    }
+    } | ({"wires": [wire.model_dump(mode="json") for wire in wires]} if wires else {})
 
 
 def derived(spec: BlockSpec) -> dict[str, Any]:
@@ -45,19 +47,26 @@ def derived(spec: BlockSpec) -> dict[str, Any]:
         gemm: Any = spec
         tile = gemm.tile
         step = tile.m * tile.n * tile.k
-        passes = {b: gemm.job_passes(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
+        passes = {b: gemm.step_cycles(Job(k_steps=1, weight_bits=b)) for b in _widths(gemm)}
         facts |= {
             "result_bits": gemm.result_bits,
             "max_k_steps": gemm.max_k_steps,
             "weight_bits": gemm.max_weight_bits,
             "planes_per_cycle": gemm.planes_per_cycle,
-            "plane_macs_per_cycle": step * gemm.planes_per_cycle,
+            **_plane_macs(gemm, step),
             "macs_per_cycle": {f"w{bits}": step / count for bits, count in passes.items()},
             "tera_macs_per_s": {
                 f"w{bits}": step / count * spec.clock_mhz / 1e6 for bits, count in passes.items()
             },
         }
     return facts
+
+
+def _plane_macs(gemm: Any, step: int) -> dict[str, int]:
+    """One-bit products a cycle, of cores whose steps take a cycle."""
+    if gemm.own_control:
+        return {}
+    return {"plane_macs_per_cycle": step * gemm.planes_per_cycle}
 
 
 def _widths(gemm: Any) -> Iterator[int]:

@@ -89,6 +89,15 @@ class StreamRecord(_Record):
     ports: StreamPorts
 
 
+class WireRecord(_Record):
+    """A plain signal beside the streams, under its own name in the Verilog."""
+
+    name: str
+    direction: Literal["in", "out"]
+    width: int = Field(ge=1)
+    doc: str
+
+
 class TimingRecord(_Record):
     """Cycles of work whose streams do not stall.
 
@@ -115,12 +124,13 @@ class Manifest(_Record):
     clock: Clock
     reset: Reset
     streams: list[StreamRecord]
+    wires: list[WireRecord] = []
     timing: TimingRecord
     tools: dict[str, str]
 
     def text(self) -> str:
         """The manifest as a file: JSON, indented, keys in the order of declaration."""
-        data = self.model_dump(mode="json")
+        data = self.model_dump(mode="json", exclude=None if self.wires else {"wires"})
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @property
@@ -155,6 +165,7 @@ def of_build(spec: BlockSpec, files: Mapping[str, str]) -> Manifest:
         clock=Clock(mhz=spec.clock_mhz),
         reset=Reset(),
         streams=stream_records(spec),
+        wires=wire_records(spec),
         timing=timing_record(spec),
         tools=dict(tool_versions(*TOOLS)),
     )
@@ -171,6 +182,12 @@ def stream_records(spec: BlockSpec) -> list[StreamRecord]:
         )
         for stream in block(spec.block).golden.streams(spec)
     ]
+
+
+def wire_records(spec: BlockSpec) -> list[WireRecord]:
+    """Every port of a block that is no stream's, nor clock or reset."""
+    wires = getattr(block(spec.block).golden, "wires", lambda _: ())(spec)
+    return [WireRecord.model_validate(vars(wire)) for wire in wires]
 
 
 def timing_record(spec: BlockSpec) -> TimingRecord:

@@ -27,6 +27,7 @@ from hw.streams import Stream
 from sim import source, stimulus
 from sim.compiled import Tally
 from sim.stimulus import Failure, Scenario, Stimulus
+from sim.watch import watch
 
 DRAIN = 24
 """Cycles watched for beats after the last expected one."""
@@ -47,6 +48,7 @@ class _Port:
     offering: bool = False
     taking: bool = False
     held: int | None = None
+    observed: bool = False
     values: list[int] = field(default_factory=list)
     cycles: list[int] = field(default_factory=list)
 
@@ -57,6 +59,8 @@ class _Port:
 
     def free(self, cycle: int) -> bool:
         """Whether the bench does not hold this stream back in a cycle."""
+        if self.observed:
+            return True
         return self.pattern is None or not self.pattern[cycle % len(self.pattern)]
 
 
@@ -100,8 +104,10 @@ class Bench:
                 valid=getattr(dut, f"{item.name}__valid"),
                 ready=getattr(dut, f"{item.name}__ready"),
             )
-            for item in source.streams(spec)
+            for item in (*source.streams(spec), *source.observed(spec))
         ]
+        for port in self.ports[len(source.streams(spec)) :]:
+            port.observed = True
         self.inputs = [port for port in self.ports if port.stream.direction == "in"]
         self.outputs = [port for port in self.ports if port.stream.direction == "out"]
 
@@ -232,6 +238,11 @@ class Bench:
                 port.held = value
                 continue
             port.held = None
+            if port.observed:
+                port.values.append(value)
+                port.cycles.append(cycle)
+                port.done += 1
+                continue
             if port.done == port.expected:
                 words = f"{name}: a beat after the {port.done} expected ones"
                 return moved, self._broken(stim, name, words, cycle, when)
@@ -281,7 +292,11 @@ class Bench:
     @staticmethod
     def _judge(stim: Stimulus, played: _Played, when: str) -> Failure | None:
         # A wrong value that came before a broken rule is the first thing to say.
-        wrong = stimulus.compare(stim, played.packed, played.cycles, when=when)
+        compared = {name: rows for name, rows in played.packed.items() if name in stim.expected}
+        wrong = stimulus.compare(stim, compared, played.cycles, when=when)
+        if wrong is None:
+            total = played.total_cycles
+            wrong = watch(stim, played.packed, played.cycles, total_cycles=total, when=when)
         return wrong or played.failure
 
 

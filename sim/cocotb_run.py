@@ -17,8 +17,8 @@ from hw.spec import BlockSpec
 from rtl_gen.cache import cache_dir, digest, folder, tool_versions
 from rtl_gen.console import Progress
 from rtl_gen.errors import ToolError
-from rtl_gen.manifest import CLOCK_PORT, RESET_PORT, stream_records
-from sim import toolchain
+from rtl_gen.manifest import CLOCK_PORT, RESET_PORT, StreamPorts
+from sim import source, toolchain
 from sim.compiled import Tally
 from sim.harness import compile as harness_compile
 from sim.stimulus import Failure
@@ -107,8 +107,9 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool, fast: bool = False) -> 
     for name in ("g++", "make", "perl"):
         toolchain.tool(name)
     toolchain.verilator_home()
+    verilog, top = source.testbench(spec, verilog)
     sharing = harness_compile.repeated_modules(verilog)
-    control = control_file(spec, sharing)
+    control = control_file(spec, sharing, top)
     key = digest(
         {
             "verilog": verilog,
@@ -127,7 +128,7 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool, fast: bool = False) -> 
             (work / "design.v").write_text(verilog)
             (work / "control.vlt").write_text(control)
             job = {
-                "top": spec.name,
+                "top": top,
                 "sources": [str(work / "control.vlt"), str(work / "design.v")],
                 "args": _build_args(trace, work, shared=bool(sharing)),
                 "trace": trace,
@@ -142,22 +143,25 @@ def build(spec: BlockSpec, verilog: str, *, trace: bool, fast: bool = False) -> 
                 # The compiler's own temporary files go with the folder, whatever ends it.
                 extra={**_environment(fast), "TMPDIR": str(work)},
             )
-            (work / "build" / spec.name).rename(place / spec.name)
+            (work / "build" / top).rename(place / top)
 
     return folder("cocotb", key, make)
 
 
-def control_file(spec: BlockSpec, sharing: str) -> str:
+def control_file(spec: BlockSpec, sharing: str, top: str | None = None) -> str:
     """A Verilator control file that shows the bench the ports of the top module and nothing else.
+
+    Args:
+        top: the top module; ``spec.name`` if None.
 
     cocotb's runner makes every wire of a design public. That keeps Verilator from optimising, and
     of a large core compiles for a quarter of an hour into a table of names that nobody looks up.
     """
     ports = [CLOCK_PORT, RESET_PORT]
-    for stream in stream_records(spec):
-        ports += [stream.ports.payload, stream.ports.valid, stream.ports.ready]
+    names = [stream.name for stream in (*source.streams(spec), *source.observed(spec))]
+    ports += [f"{name}__{kind}" for name in names for kind in StreamPorts.model_fields]
     lines = [sharing.rstrip("\n") or "`verilator_config"]
-    lines += [f'public_flat_rw -module "{spec.name}" -var "{port}"' for port in ports]
+    lines += [f'public_flat_rw -module "{top or spec.name}" -var "{port}"' for port in ports]
     return "\n".join([*lines, ""])
 
 
@@ -193,7 +197,7 @@ def _simulate(
     spec: BlockSpec, simulator: Path, work: Path, log: Path, wave: Path | None, shown: Progress
 ) -> int:
     job = {
-        "top": spec.name,
+        "top": source.top(spec),
         "build_dir": str(simulator),
         "test_dir": str(work),
         "results": str(work / "results.xml"),

@@ -18,6 +18,7 @@ from sim.harness.compile import RUN_SHORT
 from sim.harness.model import Model, load
 from sim.stalls import Stall, Stalls
 from sim.stimulus import Failure, Scenario, Stimulus
+from sim.watch import watch
 
 CheckEffort = Literal["quick", "full"]
 
@@ -159,9 +160,14 @@ def _judge(
     stim: Stimulus, run: Run, when: str, *, whole: bool, offered: bool = True
 ) -> Failure | None:
     # A wrong value that came before the hang or the broken rule is the first thing to say.
-    wrong = stimulus.compare(stim, run.packed, run.output_cycles, when=when)
+    compared = {name: rows for name, rows in run.packed.items() if name in stim.expected}
+    wrong = stimulus.compare(stim, compared, run.output_cycles, when=when)
     if wrong is not None:
         return wrong
+    if run.status != harness.BROKEN:
+        wrong = watch(stim, run.packed, run.output_cycles, total_cycles=run.total_cycles, when=when)
+        if wrong is not None:
+            return wrong
     name = stim.scenario.name
     if run.status in (harness.DROPPED, harness.CHANGED, harness.UNEXPECTED):
         return Failure(

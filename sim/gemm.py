@@ -94,6 +94,9 @@ class GemmPlan:
     @cached_property
     def predicted_cycles(self) -> int:
         """Cycles by the block's timing model, nothing stalling."""
+        if self.job.reuse:
+            every = [self.work(number) for number in range(self.jobs)]
+            return int(block(self.spec.block).timing.cycles(self.spec, every))
         light = [
             GemmWork(job=self.job_of(part), a=self.a[:0], w=self.w[:0])
             for part in range(len(self.parts))
@@ -219,15 +222,17 @@ def tile(
     weight_bits: int | None = None,
     activation_bits: int | None = None,
     skip_planes: bool = False,
+    reuse: bool = False,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> GemmPlan:
     """Lay out ``A·(W − z)ᵀ + C``.
 
     Rows beyond M and N, and elements beyond K, are filled with what changes no result; what ±1 in
     the place of a 0 adds, where activations have none, is taken off outside. With ``skip_planes``
-    planes that are zero in the whole operand are left out. Where results are exact integers a K
-    beyond ``spec.max_k`` is split, and the parts are added outside; ``c`` goes through the core's
-    addend port if it has one and cannot overflow there.
+    planes that are zero in the whole operand are left out; with ``reuse`` rows of A with the same
+    pattern share a lookup. Where results are exact integers a K beyond ``spec.max_k`` is split, and
+    the parts are added outside; ``c`` goes through the core's addend port if it has one and cannot
+    overflow there.
 
     Args:
         extra: further operands of the core; those of ``spec.further`` that go along rows are
@@ -263,7 +268,9 @@ def tile(
     if is_exact(spec):
         # The fillers' product is 0, or ±1 · ±1.
         outside = outside - a_filler * w_filler * (steps * core.k - k)
-    job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits)
+    if reuse and not spec.timed_by_operands:
+        raise ValueError(f"reuse: {spec.block} has no pattern reuse table")
+    job = Job(k_steps=1, weight_bits=bits, activation_bits=activation_bits, reuse=reuse)
     if skip_planes:
         if not spec.skips_planes:
             raise ValueError(f"skip_planes: {spec.block} leaves out no planes")
@@ -353,7 +360,13 @@ def _beats(plan: GemmPlan) -> dict[str, Packed]:
     m_tiles, n_tiles = range(plan.m_tiles), range(plan.n_tiles)
     a_spec, a_lanes = _narrow(spec, a_side, "n")
     w_spec, w_lanes = _narrow(spec, "i_w", "m")
-    job_rows = [ports["i_job"].pack(gemm.job_beats(spec, plan.job_of(part))) for part in parts]
+    # Descriptors of a tile of columns that carries operands differ from those of the others.
+    job_tiles = n_tiles if spec.job_operands else range(1)
+    job_rows = [
+        ports["i_job"].pack(gemm.job_beats(spec, plan.job_of(part), plan._work(0, j, part).extra))
+        for j in job_tiles
+        for part in parts
+    ]
     a_rows = [
         ports[a_side].pack(
             golden.beats(a_spec, _lanes(spec, plan._work(i, 0, part), n=a_lanes))[a_side]
@@ -372,8 +385,11 @@ def _beats(plan: GemmPlan) -> dict[str, Packed]:
     a_index = _tile_rows(a_rows, len(plan.parts))
     w_index = _tile_rows(w_rows, len(plan.parts))
     jobs = plan.m_tiles * plan.n_tiles
+    job_index = np.repeat(_tile_rows(job_rows, len(parts)), plan.m_tiles, axis=0).reshape(-1)
     values = {
-        "i_job": Packed(np.concatenate(job_rows), np.tile(np.arange(len(parts)), jobs)),
+        "i_job": Packed(
+            np.concatenate(job_rows), np.tile(job_index, plan.n_tiles // len(job_tiles))
+        ),
         a_side: Packed(np.concatenate(a_rows), np.tile(a_index.reshape(-1), plan.n_tiles)),
         "i_w": Packed(np.concatenate(w_rows), np.repeat(w_index, plan.m_tiles, axis=0).reshape(-1)),
     }

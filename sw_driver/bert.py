@@ -183,11 +183,11 @@ class Bert:
         heads = (len(x), arch.heads, arch.head_dim)
         q, k, v = (project(name, x).reshape(heads).transpose(1, 0, 2) for name in "qkv")
         scores = q @ k.transpose(0, 2, 1) / np.float32(math.sqrt(arch.head_dim))
-        mixed = (_softmax(scores) @ v).transpose(1, 0, 2).reshape(len(x), arch.hidden)
+        mixed = (self._softmax(scores) @ v).transpose(1, 0, 2).reshape(len(x), arch.hidden)
         name = f"encoder.layer.{layer}"
-        x = self._norm(f"{name}.attention.output.LayerNorm", x + project("o", mixed))
-        inner = _gelu(project("up", x))
-        return self._norm(f"{name}.output.LayerNorm", x + project("down", inner))
+        x = self._norm(f"{name}.attention.output.LayerNorm", self._add(x, project("o", mixed)))
+        inner = self._gelu(project("up", x))
+        return self._norm(f"{name}.output.LayerNorm", self._add(x, project("down", inner)))
 
     def hidden(self, tokens: list[int], layers: int | None = None) -> np.ndarray:
         """``(T, hidden)`` after some layers, all of them if None."""
@@ -200,6 +200,17 @@ class Bert:
         """The sentence embedding ``(hidden,)``: mean over tokens, of length one."""
         mean = self.hidden(self.tokens(text)).mean(axis=0)
         return mean / np.linalg.norm(mean)
+
+    # What is no matrix product; a subclass may compute it in another way.
+
+    def _softmax(self, x: np.ndarray) -> np.ndarray:
+        return _softmax(x)
+
+    def _gelu(self, x: np.ndarray) -> np.ndarray:
+        return _gelu(x)
+
+    def _add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return x + y
 
     def _norm(self, name: str, x: np.ndarray) -> np.ndarray:
         width = self.architecture.hidden

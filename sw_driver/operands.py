@@ -17,16 +17,18 @@ from hw.formats import FP16, FP32, BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from sim.gemm import GemmPlan, tile
-from sw_driver.companions import NARROW, scaled_outside
+from sw_driver.core import core_of
 from sw_driver.quantize import (
     SCHEMES,
     QuantizedWeights,
     Scheme,
     quantize_activations,
 )
-from sw_driver.scaling import Groups
 
 Fields = Mapping[str, np.ndarray]
+
+NARROW = 8
+"""Bits of a float that needs a scale beside it to hold a row of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,24 @@ class Operand:
     z: np.ndarray | None
     factor: int = 1
     offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """What turns partial sums ``o`` into numbers: ``scale · (factor·o + offset·Σ a)``.
+
+    Attributes:
+        scale: ``(N, G)``, of the weights, ``float16``.
+        a_scale: ``(M, 1)`` ``float32``, or None where activations have no scale.
+        factor, offset: of the weights' encoding, see :class:`Operand`.
+        row_sums: ``(M, G)`` integers, the sums of activations over a group.
+    """
+
+    scale: np.ndarray
+    a_scale: np.ndarray | None
+    factor: int
+    offset: int
+    row_sums: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +95,22 @@ def scheme_for(encoding: str, bits: int) -> Scheme:
     return "asymmetric" if encoding == "unsigned" else "symmetric"
 
 
+def recoding(scheme: Scheme, bits: int, encoding: str) -> tuple[int, int]:
+    """``factor`` and ``offset`` of :class:`Operand`: 1 and 0 but for bipolar codes elsewhere."""
+    if scheme != "bipolar" or encoding not in ("unsigned", "twos_complement"):
+        return 1, 0
+    # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In two's
+    # complement they are shifted by 2^(B−1).
+    return 2, (1 - 2**bits if encoding == "unsigned" else 1)
+
+
+def scaled_outside(spec: GemmSpec) -> bool:
+    """Whether the groups' scales are applied to a core's results by a unit beside it."""
+    if core_of(spec).own_scales:
+        return False
+    return spec.summable or any(field.name == "exponent" for field in spec.results)
+
+
 def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
     """Weights in a core's encoding.
 
@@ -83,14 +119,12 @@ def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
     """
     codes = weights.codes.astype(np.int64)
     if weights.scheme == "bipolar" and encoding in ("unsigned", "twos_complement"):
-        # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In
-        # two's complement they are shifted by 2^(B−1).
-        top = 2**weights.bits - 1
-        q = (codes + top) // 2
+        factor, offset = recoding(weights.scheme, weights.bits, encoding)
+        q = (codes + 2**weights.bits - 1) // 2
         if encoding == "unsigned":
             zero = np.zeros(weights.scale.shape, dtype=np.int64)
-            return Operand(w=q, z=zero, factor=2, offset=-top)
-        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=2, offset=1)
+            return Operand(w=q, z=zero, factor=factor, offset=offset)
+        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=factor, offset=offset)
     if weights.scheme == "asymmetric" and encoding == "unsigned" and weights.zero is not None:
         return Operand(w=codes, z=weights.zero.astype(np.int64))
     if weights.scheme == "ternary" and encoding == "unsigned":
@@ -151,6 +185,8 @@ def prepare(
             rows = _float_rows(a_format, x)
         else:
             rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
+        if spec.job_operands:
+            return _converted(spec, rows, w, bits, group, activation_bits)
         return _integers(spec, rows, w, bits, group, activation_bits)
     raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
 
@@ -340,6 +376,84 @@ def _integers(
         finish=finish,
         scales=scales,
     )
+
+
+def _converted(
+    spec: IntegerGemmSpec,
+    a: _Rows,
+    w: np.ndarray,
+    bits: int,
+    group: int,
+    activation_bits: int | None,
+) -> Prepared:
+    """Integer operands whose results the core itself converts, a scale group at a time.
+
+    Columns' scales go to the core in FP16; or results are shifted right, as few places as bring the
+    largest of a group into the format, and are scaled outside.
+
+    Raises:
+        ValueError: the quantizer's codes are not those that the core multiplies with.
+    """
+    scheme = scheme_for(spec.weight_encoding, bits)
+    weights = SCHEMES[scheme](w, bits, group)
+    operand = operand_for(weights, spec.weight_encoding)
+    if (operand.factor, operand.offset) != (1, 0):
+        raise ValueError(
+            f"weight_bits: {bits} bit {scheme} weights need a correction of the exact sums, which "
+            f"{spec.name} converts; use more bits or exact results"
+        )
+    scaled = "scale" in spec.further
+    plans, factors = [], []
+    for g in range(weights.groups):
+        columns = weights.columns(g)
+        scale = weights.scale[:, g]
+        if scaled:
+            codes = FP16.encode(scale).astype(np.int64)
+            extra, factor = {"scale": codes}, np.ones(len(w))
+        else:
+            largest = _largest(a.codes[:, columns], operand.w[:, columns], operand.z, g)
+            # The largest, rounded up, is still within the format.
+            shift = max(0, largest.bit_length() - (spec.result_bits - 1))
+            shift += (largest + (1 << shift >> 1)) >> shift >= 1 << (spec.result_bits - 1)
+            extra, factor = {"shift": np.array(shift)}, scale.astype(np.float64) * 2.0**shift
+        plans.append(
+            tile(
+                spec,
+                a.codes[:, columns],
+                operand.w[:, columns],
+                z=None if operand.z is None else operand.z[:, g],
+                weight_bits=bits,
+                activation_bits=activation_bits,
+                extra=extra,
+            )
+        )
+        factors.append(factor)
+
+    def finish(results: Sequence[Fields]) -> np.ndarray:
+        output = np.zeros((len(a.codes), len(w)), dtype=np.float64)
+        for g, fields in enumerate(results):
+            output += values(spec, fields) * factors[g] * a.factor(g)
+        return output.astype(np.float32)
+
+    exact = weights.dequantized().astype(np.float64)
+    if scaled:
+        # What the core multiplies with is the scale in FP16.
+        rounded = FP16.decode(FP16.encode(weights.scale)) / weights.scale
+        exact = exact * np.repeat(rounded, weights.group, axis=1)[:, : w.shape[1]]
+    return Prepared(
+        quantizer=scheme,
+        groups=weights.groups,
+        plans=tuple(plans),
+        a=a.values,
+        w=exact,
+        finish=finish,
+    )
+
+
+def _largest(a: np.ndarray, w: np.ndarray, z: np.ndarray | None, g: int) -> int:
+    """The largest magnitude of the exact sums of a group."""
+    w = w if z is None else w - z[:, g : g + 1]
+    return int(np.abs(a @ w.T).max())
 
 
 def _group_plan(

@@ -87,6 +87,15 @@ def _latency(spec: BlockSpec) -> int:
     return timing_record(spec).constants["latency"]
 
 
+def _shortest(spec: BlockSpec) -> int:
+    """Cycles to the result of the shortest work, about: of a step of a cycle, the latency."""
+    if isinstance(spec, GemmSpec) and spec.own_control:
+        timing: Any = block(spec.block).timing
+        least = {"activation_bits": spec.activation_bits[0]}
+        return _latency(spec) + int(timing.job_cycles(spec, 1, spec.weight_widths[0], **least))
+    return _latency(spec)
+
+
 def _gemm(proof: Proof) -> GemmSpec:
     assert isinstance(proof.spec, GemmSpec)  # noqa: S101  (told by the catalogue)
     return proof.spec
@@ -129,7 +138,14 @@ def rows(proof: Proof, monitor: Monitor, result: Result, how: str) -> list[Row]:
 
 
 def _streams(proof: Proof, source: str) -> list[Row]:
-    monitor = rules.stream_rules(proof.spec.name, streams(proof.spec), latency=_latency(proof.spec))
+    golden = block(proof.spec.block).golden
+    monitor = rules.stream_rules(
+        proof.spec.name,
+        streams(proof.spec),
+        latency=_shortest(proof.spec),
+        waiting=getattr(golden, "WAITING", rules.WAITING),
+        wires=getattr(golden, "wires", lambda _: ())(proof.spec),
+    )
     return rows(proof, monitor, induction(source, monitor, proof.spec.name), "induction")
 
 
@@ -138,7 +154,7 @@ def _cones(proof: Proof, source: str) -> list[Row]:
     netlist = cones.Netlist(source, proof.spec.name)
     results = cones.handshakes(netlist, ports)
     meanings = cones.handshake_rules(ports)
-    if block(proof.spec.block).kind == "gemm":
+    if isinstance(proof.spec, GemmSpec) and not proof.spec.timed_by_operands:
         results["timing_blind"] = cones.timing_rule(netlist, ports, CONTROL)
         meanings["timing_blind"] = (
             "no operand ever reaches a valid or a ready, through whatever registers"
@@ -222,7 +238,7 @@ class _Small:
 
 
 def _job(
-    k_steps: int, bits: int, accumulate: bool = False, *, a: int | None = None, **planes: int
+    k_steps: int, bits: int, accumulate: bool = False, *, a: int | None = None, **planes: Any
 ) -> Job:
     """``a``: width of the activations where jobs choose it; ``planes``: masks."""
     return Job(
@@ -410,7 +426,8 @@ def proofs(core: str = "all", *, thorough: bool = False) -> Iterator[Proof]:
 
 def _control_parts(spec: BlockSpec) -> tuple[str, ...]:
     parts: tuple[str, ...] = ("streams", "cones")
-    if isinstance(spec, GemmSpec):
+    # Ledgers of jobs and cycles are those of the shell, whose steps take a cycle each.
+    if isinstance(spec, GemmSpec) and not spec.own_control:
         pairs = spec.max_passes if passes.of(spec).idles else 0
         parts += tuple(part for part, most in MOST_PAIRS.items() if pairs <= most)
     return parts

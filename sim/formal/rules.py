@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hw.streams import Stream
+from hw.streams import Stream, Wire
 from sim.formal.prove import Monitor
 
 WAITING = ("i_c",)
-"""Inputs that are ready only when a job asks for them; all others are when a block is idle."""
+"""Inputs that are ready only when a job asks for them; all others are when a block is idle.
+
+Blocks can name others, as ``golden.WAITING``.
+"""
 
 
 def header(
-    top: str, streams: Sequence[Stream], *, driven: bool = False, extra: Sequence[str] = ()
+    top: str,
+    streams: Sequence[Stream],
+    *,
+    driven: bool = False,
+    extra: Sequence[str] = (),
+    wires: Sequence[Wire] = (),
 ) -> str:
     """The beginning of a monitor: its ports, the design, and the first cycle in reset.
 
@@ -21,31 +29,38 @@ def header(
     Args:
         driven: the monitor itself drives the design; its streams are wires.
         extra: further inputs of the monitor.
+        wires: ports of the design beside its streams.
     """
     inputs = ["input clk", "input rst", *extra]
-    wires: list[str] = []
+    lines: list[str] = []
     ports = [".clk(clk)", ".rst(rst)"]
     own = "wire" if driven else "input"
-    given = wires if driven else inputs
+    given = lines if driven else inputs
     for stream in streams:
         payload = f"[{stream.width - 1}:0] {stream.name}__payload"
         valid, ready = f"{stream.name}__valid", f"{stream.name}__ready"
         if stream.direction == "in":
             given += [f"{own} {payload}", f"{own} {valid}"]
-            wires.append(f"(* keep *) wire {ready}")
+            lines.append(f"(* keep *) wire {ready}")
         else:
             given.append(f"{own} {ready}")
-            wires += [f"wire {payload}", f"(* keep *) wire {valid}"]
+            lines += [f"wire {payload}", f"(* keep *) wire {valid}"]
         ports += [f".{stream.name}__{kind}({stream.name}__{kind})" for kind in KINDS]
-    lines = [
+    for wire in wires:
+        named = f"[{wire.width - 1}:0] {wire.name}"
+        (inputs if wire.direction == "in" else lines).append(
+            f"{'input' if wire.direction == 'in' else 'wire'} {named}"
+        )
+        ports.append(f".{wire.name}({wire.name})")
+    text = [
         f"module monitor({', '.join(inputs)});",
-        *(f"{wire};" for wire in wires),
+        *(f"{line};" for line in lines),
         f"{top} dut({', '.join(ports)});",
         "reg started = 0;",
         "always @(posedge clk) started <= 1;",
         "always @* if (!started) assume(rst);",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(text) + "\n"
 
 
 KINDS = ("payload", "valid", "ready")
@@ -57,7 +72,14 @@ def footer(names: Sequence[str]) -> str:
     return "\n".join([*lines, "endmodule"]) + "\n"
 
 
-def stream_rules(top: str, streams: Sequence[Stream], *, latency: int) -> Monitor:
+def stream_rules(
+    top: str,
+    streams: Sequence[Stream],
+    *,
+    latency: int,
+    waiting: Sequence[str] = WAITING,
+    wires: Sequence[Wire] = (),
+) -> Monitor:
     """Results hold until they are taken, whatever the producers do; reset empties the block.
 
     Every check speaks of two cycles that follow one another and assumes nothing of the state
@@ -65,8 +87,10 @@ def stream_rules(top: str, streams: Sequence[Stream], *, latency: int) -> Monito
 
     Args:
         latency: cycles from the first input transfer to the transfer of a result, both counted.
+        waiting: inputs that are ready only when they are asked for.
+        wires: ports beside the streams; those that are inputs may do anything.
     """
-    text = [header(top, streams)]
+    text = [header(top, streams, wires=wires)]
     checks: dict[str, str] = {}
     outs = [stream for stream in streams if stream.direction == "out"]
     text.append("reg was_reset = 0;\nalways @(posedge clk) was_reset <= rst;\n")
@@ -92,9 +116,9 @@ def stream_rules(top: str, streams: Sequence[Stream], *, latency: int) -> Monito
     for stream in streams:
         if stream.direction == "in":
             name = stream.name
-            wanted = f"~{name}__ready" if name in WAITING else f"{name}__ready"
+            wanted = f"~{name}__ready" if name in waiting else f"{name}__ready"
             text.append(f"(* keep *) wire ok_reset_idles_{name} = ~was_reset | {wanted};\n")
-            state = "asks for none" if name in WAITING else "is ready"
+            state = "asks for none" if name in waiting else "is ready"
             checks[f"reset_idles_{name}"] = f"one cycle of reset from any state, and {name} {state}"
     # A result that has stalled for a cycle.
     stalls = " | ".join(f"stalled_{stream.name}" for stream in outs)

@@ -46,6 +46,7 @@ class Run:
         packed: per output stream ``uint8`` ``(beats, nbytes)``.
         output_cycles: per output stream the cycle of every transfer.
         accepted: beats transferred, by input stream.
+        input_cycles: per input stream the cycle of every transfer.
         total_cycles: cycles simulated after reset.
         first_input, last_output: cycles of these transfers, or None if there were none.
         before_reset: what happened before a reset in mid-job, if one was asked for.
@@ -63,6 +64,7 @@ class Run:
     first_input: int | None
     last_output: int | None
     before_reset: Run | None = None
+    input_cycles: Mapping[str, np.ndarray] = field(default_factory=dict)
     _unpacked: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @cached_property

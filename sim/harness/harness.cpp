@@ -43,6 +43,7 @@ enum Status : int32_t {
     CHANGED = 4,    // an output's payload changed before the transfer
     UNEXPECTED = 5, // an output beat after the last expected one
     BROKEN = 6,     // the model gave up; see message
+    FULL = 7,       // an observed output gave more beats than there is room for
 };
 
 }  // namespace
@@ -55,8 +56,9 @@ struct StreamRequest {
     uint64_t beats;            // offered, or expected
     const uint8_t* stall;      // cyclic pattern, 1 holds back, or null
     uint64_t stall_length;
-    uint64_t* cycles;          // outputs: cycle of every transfer, or null
+    uint64_t* cycles;          // cycle of every transfer, or null
     uint64_t done;             // result: beats transferred
+    uint64_t observed;         // outputs: taken always, beats is the room for what may come
 };
 
 struct Request {
@@ -162,7 +164,7 @@ struct Harness {
         uint64_t missing = 0;
         for (size_t i = 0; i < count; ++i) {
             streams[i].done = 0;
-            missing += streams[i].beats;
+            if (!streams[i].observed) missing += streams[i].beats;
         }
         request.first_input = UINT64_MAX;
         request.last_output = 0;
@@ -201,7 +203,7 @@ struct Harness {
                     if (++phase[i] == stream.stall_length) phase[i] = 0;
                 }
                 if (!port.input) {
-                    *port.ready = free || missing == 0;
+                    *port.ready = free || missing == 0 || stream.observed;
                 } else if (!waiting[i]) {
                     if (free && stream.done < stream.beats) {
                         const uint64_t row = stream.index ? stream.index[stream.done] : stream.done;
@@ -221,6 +223,7 @@ struct Harness {
                 if (port.input) {
                     if (waiting[i] && *port.ready) {
                         waiting[i] = 0;
+                        if (stream.cycles) stream.cycles[stream.done] = cycle;
                         ++stream.done;
                         --missing;
                         idle = 0;
@@ -229,6 +232,16 @@ struct Harness {
                     continue;
                 }
                 request.stream = static_cast<int32_t>(i);
+                if (stream.observed) {
+                    if (!*port.valid) continue;
+                    if (stream.done == stream.beats) {
+                        request.status = FULL;
+                        break;
+                    }
+                    std::memcpy(stream.data + stream.done * port.nbytes, port.payload, port.nbytes);
+                    stream.cycles[stream.done++] = cycle;
+                    continue;
+                }
                 if (*port.valid) {
                     if (waiting[i]
                         && std::memcmp(held[i].data(), port.payload, port.nbytes) != 0) {

@@ -30,7 +30,9 @@ from sim.stalls import Stalls
 if TYPE_CHECKING:
     from sim.gemm import GemmResult
 
-COMPLETE, STOPPED, IDLE, DROPPED, CHANGED, UNEXPECTED, BROKEN = range(7)
+COMPLETE, STOPPED, IDLE, DROPPED, CHANGED, UNEXPECTED, BROKEN, FULL = range(8)
+ROOM = 1 << 20
+"""Beats of an observed stream that a run has room for."""
 _NEVER = 2**64 - 1
 
 
@@ -43,6 +45,7 @@ class _StreamRequest(ctypes.Structure):
         ("stall_length", ctypes.c_uint64),
         ("cycles", ctypes.c_void_p),
         ("done", ctypes.c_uint64),
+        ("observed", ctypes.c_uint64),
     )
 
 
@@ -77,12 +80,22 @@ class Model:
         spec: the specification it was made from.
         library: shared library of :func:`sim.harness.compile.build`.
         streams: its ports, in the order given to that function.
+        observed: how many of the last of them are observed, see ``hw.block.Block.bench``.
         seed: of the random state before the first reset.
     """
 
-    def __init__(self, spec: BlockSpec, library: Path, streams: Sequence[Stream], *, seed: int = 0):
+    def __init__(
+        self,
+        spec: BlockSpec,
+        library: Path,
+        streams: Sequence[Stream],
+        *,
+        observed: int = 0,
+        seed: int = 0,
+    ):
         self.spec = spec
         self.streams = tuple(streams)
+        self.observed = frozenset(item.name for item in streams[len(streams) - observed :])
         self.library = library
         self._lock = threading.Lock()
         self._handle: int | None = None
@@ -192,12 +205,15 @@ class Model:
         alive: list[Any] = []  # arrays that the call reads, until it ends
         buffers: dict[str, np.ndarray] = {}
         cycles: dict[str, np.ndarray] = {}
+        taken: dict[str, np.ndarray] = {}
         for item, request in zip(self.streams, requests, strict=True):
             if item.direction == "in":
                 packed = pack(item, inputs.get(item.name))
                 rows = np.ascontiguousarray(packed.rows, dtype=np.uint8)
                 alive.append(rows)
                 request.data, request.beats = rows.ctypes.data, packed.beats
+                taken[item.name] = np.zeros(packed.beats, dtype=np.uint64)
+                request.cycles = taken[item.name].ctypes.data
                 if packed.index is not None:
                     index = np.ascontiguousarray(packed.index, dtype=np.int32)
                     if index.size and not 0 <= index.min() <= index.max() < len(rows):
@@ -205,7 +221,8 @@ class Model:
                     alive.append(index)
                     request.index = index.ctypes.data
             else:
-                count = int(expect.get(item.name, 0))
+                count = ROOM if item.name in self.observed else int(expect.get(item.name, 0))
+                request.observed = item.name in self.observed
                 buffers[item.name] = np.zeros((count, item.nbytes), dtype=np.uint8)
                 cycles[item.name] = np.zeros(count, dtype=np.uint64)
                 request.data = buffers[item.name].ctypes.data
@@ -246,9 +263,10 @@ class Model:
             packed={name: buffer[: done[name]] for name, buffer in buffers.items()},
             output_cycles={name: array[: done[name]] for name, array in cycles.items()},
             accepted=accepted,
+            input_cycles={name: array[: done[name]] for name, array in taken.items()},
             total_cycles=int(call.cycles),
             first_input=int(call.first_input) if call.first_input != _NEVER else None,
-            last_output=int(call.last_output) if any(map(len, buffers.values())) else None,
+            last_output=int(call.last_output) if any(map(expect.get, buffers)) else None,
             before_reset=before,
         )
 
@@ -261,12 +279,14 @@ class Model:
             short = [
                 f"{item.name} {done[item.name]} of {request.beats}"
                 for item, request in zip(self.streams, requests, strict=True)
-                if done[item.name] < request.beats
+                if done[item.name] < request.beats and not request.observed
             ]
             what = "stopped" if call.status == STOPPED else "no transfer any more"
             return f"{what}, beats transferred: {', '.join(short) or 'all'}"
         item = self.streams[call.stream]
         beat = done[item.name]
+        if call.status == FULL:
+            return f"{item.name}: more than {beat} beats"
         if call.status == DROPPED:
             return f"{item.name}: valid fell before beat {beat} was transferred"
         if call.status == CHANGED:
@@ -283,6 +303,7 @@ class Model:
         weight_bits: int | None = None,
         activation_bits: int | None = None,
         skip_planes: bool = False,
+        reuse: bool = False,
         extra: Mapping[str, np.ndarray] | None = None,
         stalls: Stalls | None = None,
         seed: int = 0,
@@ -297,6 +318,7 @@ class Model:
             weight_bits: width of the weights; the specification's widest if None.
             activation_bits: width of the activations, where jobs choose it; the widest if None.
             skip_planes: leave out planes that are zero in a whole operand, where the core can.
+            reuse: rows of A with the same pattern share a lookup, where the core can.
             extra: further operands of the block by name (``entry_shift``), the same for all jobs.
             stalls, seed: as for :meth:`run`.
 
@@ -316,6 +338,7 @@ class Model:
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             skip_planes=skip_planes,
+            reuse=reuse,
             extra=extra,
         )
         run = self.run(plan.inputs, plan.expect, stalls=stalls, seed=seed)
@@ -359,6 +382,8 @@ def load(
     jobs: int | None = None,
 ) -> Model:
     """The model of any Verilog text that has the ports of ``spec``."""
-    ports = source.streams(spec)
-    library = build(verilog, spec.name, ports, effort=effort, trace=trace, jobs=jobs)
-    return Model(spec, library, ports)
+    text, top = source.testbench(spec, verilog)
+    observed = source.observed(spec)
+    ports = (*source.streams(spec), *observed)
+    library = build(text, top, ports, effort=effort, trace=trace, jobs=jobs)
+    return Model(spec, library, ports, observed=len(observed))

@@ -62,6 +62,7 @@ NIGHTLY_CONTROL = {
     *(("bitserial_core", name) for name in ("twos", "odd", "wide")),
     *(("mx_core", name) for name in ("powers", "infinite")),
     *(("quantize", name) for name in ("mx", "mxint", "tiny", "nvfp", "nvint")),
+    ("pim_channel", "plain"),
 }
 """Specifications whose control is left to the nightly tests."""
 

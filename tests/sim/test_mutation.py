@@ -42,12 +42,16 @@ SAMPLE = (
     ("scale_accumulate", "group_wait_long", "cycles"),
     ("scale_accumulate", "even_ties", "value"),
     ("requantize", "fix_sticky", "value"),
+    ("sram_lut_gemv", "never_hits", "cycles"),
+    ("sram_lut_gemv", "counts_in_binary", "value"),
+    ("sram_lut_gemv", "drain_overrun", "value"),
 )
 
 # Parts of integer cores that a core has its own of.
 OWN = {
     "mx_core": {entry.COLUMN, entry.ACCUMULATOR},
     "fp_core": {entry.COLUMN, entry.ACCUMULATOR, entry.CUTS},
+    "sram_lut_gemv": {entry.SHELL, entry.COLUMN, entry.ACCUMULATOR, entry.CUTS},
 }
 
 

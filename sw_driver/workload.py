@@ -296,12 +296,7 @@ def _workload(
             linear("kv_b", out, latent.kv_rank, layers, seen, written=every_head)
             dims = (arch.head_dim, latent.value)
             operators += _attention(arch, tokens, steps, context, batch, heads, dims)
-        kv_b = arch.stored.get("kv_b", ())
-        if absorbed and "k_up" not in arch.stored and any(item.bits for item, _ in kv_b):
-            notes.append(
-                "k_up is a part of kv_b whose groups of one scale lie across its K: it is not "
-                "mapped as it is stored but as if it were floats"
-            )
+        notes += _across(arch, absorbed)
     linear("o", arch.hidden, arch.o_width, layers)
     touched = 0
     for mlp, layers in _mlps(arch.layer_groups):
@@ -353,6 +348,24 @@ def _workload(
         cached=cached if arch.causal else (),
         notes=(*arch.notes, *notes),
     )
+
+
+def _across(arch: Architecture, absorbed: bool) -> list[str]:
+    """That keys of latents are stored with their groups along the other side than is multiplied."""
+    whole, part = (
+        any(item.bits for item, _ in arch.stored.get(role, ())) for role in ("kv_b", "k_up")
+    )
+    if absorbed and whole and "k_up" not in arch.stored:
+        return [
+            "k_up is stored within kv_b, with groups across its K: it is mapped as if it "
+            "were floats"
+        ]
+    if not absorbed and part and "kv_b" not in arch.stored:
+        return [
+            "kv_b is stored as k_up and v_up, the former with groups across its K: it is mapped as "
+            "if it were floats"
+        ]
+    return []
 
 
 def _shares(

@@ -17,6 +17,7 @@ from sw_driver.bert import Bert
 from sw_driver.checkpoint import Checkpoint, load_model
 from sw_driver.checkpoint.ggml import GGML_TYPES
 from sw_driver.config_file import ConfigError
+from sw_driver.workload import Linear, decode_workload, prefill_workload
 
 CODED = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
@@ -458,6 +459,43 @@ def test_windows_heads_and_ranks_are_read(tmp_path: Path, files: SimpleNamespace
     assert arch("bitnet").ternary
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_latents_whose_groups_lie_across(
+    tmp_path: Path, files: SimpleNamespace, split: bool
+) -> None:
+    kind, _, keys, shapes = MODELS["deepseek2"]
+    keys = {**keys, "attention.key_length_mla": 40}
+    shapes = {**shapes}
+    for layer in range(2):
+        at = f"blk.{layer}"
+        shapes[f"{at}.attn_q_b.weight"] = (160, 20)
+        if split:
+            shapes[f"{at}.attn_k_b.weight"] = (4, 32, 32)
+        else:
+            del shapes[f"{at}.attn_k_b.weight"], shapes[f"{at}.attn_v_b.weight"]
+            shapes[f"{at}.attn_kv_b.weight"] = (176, 32)
+
+    def formats(name: str) -> str:
+        return "Q8_0" if any(part in name for part in ("k_b", "v_b", "kv_b")) else "F16"
+
+    arch = Checkpoint(files.gguf(tmp_path / "m.gguf", kind, keys, shapes, formats)).architecture
+    for work, note in (
+        (decode_workload(arch, 1, context=3), "" if split else "k_up is stored within kv_b"),
+        (prefill_workload(arch, 4), "kv_b is stored as k_up and v_up" if split else ""),
+    ):
+        found = [item for item in work.notes if "groups across its K" in item]
+        assert [item[: len(note)] for item in found] == ([note] if note else [])
+        stored = {
+            item.role: item.storage.name
+            for item in work.operators
+            if isinstance(item, Linear) and item.storage is not None
+        }
+        absorbed = work.phase == "decode"
+        assert stored.get("v_up") == ("Q8_0" if absorbed else None)
+        assert stored.get("k_up") == ("Q8_0" if absorbed and split else None)
+        assert stored.get("kv_b") == (None if absorbed or split else "Q8_0")
+
+
 def test_vocabularies_are_skipped(tmp_path: Path, files: SimpleNamespace) -> None:
     shapes = files.llama_shapes()
     small = files.gguf(tmp_path / "a.gguf", "llama", files.llama_keys, shapes)
@@ -652,6 +690,17 @@ def test_tensors_that_share_a_byte_are_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(ConfigError, match="b: must not overlap a"):
                 Checkpoint(file)
+
+
+def test_texts_of_a_file_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = struct.pack("<IQ", 8, 3) + text("a") * 3
+    file = made(tmp_path, fields=(field("k", 9, words), field("l", 9, words)))
+    monkeypatch.setattr("sw_driver.checkpoint.gguf_file.MAX_TEXTS", 6)
+    assert Checkpoint(file).tensors == {}
+    monkeypatch.setattr("sw_driver.checkpoint.gguf_file.MAX_TEXTS", 5)
+    line = "l: must not bring the texts and lists of the file above 5, got 3"
+    with pytest.raises(ConfigError, match=line):
+        Checkpoint(file)
 
 
 def test_every_problem_of_the_table_is_said(tmp_path: Path) -> None:

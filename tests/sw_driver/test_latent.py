@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Latent, load_architecture, parse_architecture
+from sw_driver.command import map_model as map_command
 from sw_driver.config_file import ConfigError, read_json
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import map_model
@@ -193,6 +197,20 @@ def test_refused_by_name(root: Any, change: dict[str, Any], text: str) -> None:
     data = {**read_json(root / "sw_driver/models/deepseek-v2-lite.json"), **change}
     with pytest.raises(ConfigError, match=text):
         parse_architecture(data, "config.json", "m")
+
+
+def test_command_expands_latents(root: Path) -> None:
+    arguments = ["--core", str(root / "hw/configs/lut_core.yaml"), "--decode", "1", "--json"]
+    names = []
+    for more in ([], ["--expand-latents"]):
+        result = CliRunner().invoke(map_command, ["deepseek-v2-lite", *arguments, *more])
+        assert result.exit_code == 0, result.output
+        operators = json.loads(result.output)["phases"][0]["operators"]
+        names.append({item["name"] for item in operators})
+    assert (names[0] - names[1], names[1] - names[0]) == ({"k_up", "v_up"}, {"kv_b"})
+    result = CliRunner().invoke(map_command, ["gpt2", *arguments, "--expand-latents"])
+    assert result.exit_code == 2
+    assert "expanded: must not be asked of a model without latent attention" in result.output
 
 
 def test_only_latents_are_expanded() -> None:

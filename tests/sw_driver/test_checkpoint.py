@@ -742,6 +742,9 @@ def test_inspect_tells_what_there_is(q4_k_m: Path) -> None:
     assert lines[2] == "model: m (LlamaForCausalLM), 1,262,848 parameters in 2 layers"
     assert any(line.split()[:3] == ["Q6_K", "6", "16"] for line in lines)
     assert any(line.split()[:3] == ["blk.*.ffn_gate.weight", "2", "512×256"] for line in lines)
+    # Of two formats they are two rows.
+    for name, form in (("blk.0.ffn_down.weight", "Q4_K"), ("blk.1.ffn_down.weight", "Q6_K")):
+        assert any(line.split()[:4] == [name, "1", "256×512", form] for line in lines)
     every = CliRunner().invoke(inspect, [str(q4_k_m), "--all"]).output
     assert "blk.1.ffn_gate.weight" in every
     assert "*" not in every

@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from hw.block import spec_from_dict
+from sim.gemm import tile
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.checkpoint.weights import GroupedWeights, absmean_ternary
 from sw_driver.config_file import ConfigError
@@ -243,6 +245,52 @@ def test_operands_of_cores_keep_every_product(
             found = found + sums * operand.shift[:, group]
         plain = weights.codes[:, columns].astype(int) - zero[:, group, None]
         assert np.array_equal(found, inputs[:, columns] @ plain.T)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "bits"),
+    [
+        ("Q4_0", {"encoding": "unsigned", "max_bits": 4}, 4),
+        ("Q4_K", {"encoding": "unsigned", "max_bits": 8}, 4),
+        ("Q4_K", {"encoding": "twos_complement", "max_bits": 8}, 4),
+        ("Q6_K", {"encoding": "bipolar", "max_bits": 8}, 6),
+        ("MXFP4", {"encoding": "twos_complement", "max_bits": 8}, 5),
+        ("TQ1_0", {"encoding": "ternary", "packing": "planes"}, 2),
+        ("GPTQ", {"encoding": "unsigned", "max_bits": 4}, 4),
+    ],
+)
+def test_cores_compute_with_stored_weights(
+    tmp_path: Path, files: SimpleNamespace, kind: str, weights: dict[str, Any], bits: int
+) -> None:
+    spec: Any = spec_from_dict(
+        {
+            "block": "lut_core",
+            "name": "c",
+            "tile": {"m": 2, "n": 8, "k": 16},
+            "weights": weights,
+            "max_k": 1024,
+        }
+    )
+    stored = grouped(files, tmp_path, kind)
+    operand = stored.operand(spec.weight_encoding)
+    a = np.random.default_rng(1).integers(-128, 128, (3, stored.codes.shape[1]))
+    inputs = a if stored.order is None else a[:, stored.order]
+    found = np.zeros((3, len(stored.codes)))
+    for group in range(stored.groups):
+        columns = stored.columns(group)
+        part = inputs[:, columns]
+        z = None if operand.z is None else operand.z[:, group]
+        # Jobs of the width that the mapper charges; the core's reference has the last word.
+        plan = tile(spec, part, operand.w[:, columns], z=z, weight_bits=bits)
+        exact = operand.factor * plan.assemble(plan.expected())["o"].astype(np.float64)
+        sums = part.sum(axis=1, keepdims=True)
+        if operand.shift is not None:
+            exact += sums * operand.shift[:, group]
+        found += exact * stored.scale[:, group].astype(np.float64)
+        if stored.offset is not None:
+            found += sums * stored.offset[:, group].astype(np.float64)
+    wanted = a @ stored.dequantized().T.astype(np.float64)
+    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6 * np.abs(wanted).max())
 
 
 def test_unknown_encoding_is_refused(tmp_path: Path, files: SimpleNamespace) -> None:

@@ -9,7 +9,7 @@ that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sw_driver import mapping as maps
 from sw_driver import report as lay
-from sw_driver.architecture import load_architecture
+from sw_driver.checkpoint import load_model
 from sw_driver.companions import LAYER, companions, uncharged
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import workloads_of
@@ -137,7 +137,9 @@ def compare(
     if problems:
         raise InputError("\n".join(problems))
     cores = [spec for spec in specs if isinstance(spec, GemmSpec)]
-    works = workloads_of(load_architecture(model), prefill=prefill, decode=decode, context=context)
+    # Every core is listed at widths of its own, whatever a checkpoint stores.
+    arch = replace(load_model(model), storage=())
+    works = workloads_of(arch, prefill=prefill, decode=decode, context=context)
     chosen = [
         (spec, bits)
         for spec in cores

@@ -46,10 +46,10 @@ bench: $(READY)
 
 # Multiplier, lookup table, bit-serial, block formats and floating point at W1, W2, W4, W6 and W8.
 COMPARED := mac_w1@1 mac_w2@2 mac_w4@4 mac_w6@6 mac_w8@8 \
-  lut_serial_k16@1,2,4 lut_w2@2 lut_w4@4 lut_w6@6 lut_w8@8 lut_ternary@2 \
+  lut_serial_k16@1,2,4 lut_fp16_k16@2,4 lut_w2@2 lut_w4@4 lut_w6@6 lut_w8@8 lut_ternary@2 \
   bitserial_k256@1,2,4,6,8 \
   mx_int4@4 mx_fp4@4 mx_nvint4@4 mx_nvfp4@4 mx_int6@6 mx_fp6_e2m3@6 mx_int8@8 mx_fp8_e4m3@8 \
-  dequant_w1@1 dequant_w4@4 dequant_w8@8
+  dequant_w1@1 dequant_w2@2 dequant_w4@4 dequant_w6@6 dequant_w8@8
 
 compare: $(READY)
 	$(VENV)/bin/rtlgen compare $(if $(LIBERTY),--liberty $(LIBERTY)) \

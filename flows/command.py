@@ -108,7 +108,8 @@ def synth(
                 netlist=mapped,
                 progress=True,
             )
-        data = {"spec_digest": spec.digest, **per_mac(spec, report), **report.as_dict()}
+        further = {**per_mac(spec, report), **in_process(spec, report)}
+        data = {"spec_digest": spec.digest, **further, **report.as_dict()}
         if file is not None:
             text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False)
             file.write_text(text + "\n", encoding="utf-8")
@@ -116,7 +117,7 @@ def synth(
         console.echo_json(data)
         return
     click.echo(report.table())
-    for name, value in per_mac(spec, report).items():
+    for name, value in further.items():
         click.echo(f"  {name.replace('_', ' ')}: {value:,.2f}")
 
 
@@ -224,6 +225,18 @@ def per_mac(spec: Any, report: Any) -> dict[str, float]:
     if report.area_unit != "NAND2" and report.delay_ns > 0:
         found["macs_per_ns_mm2"] = 1e6 * macs / report.area / report.delay_ns
     return found
+
+
+def in_process(spec: Any, report: Any) -> dict[str, float]:
+    """Area in another process than the library's, for blocks that stand in one.
+
+    Logic beside a DRAM bank is made in the DRAM's process; ``process_factor`` of its specification
+    is what that takes for an area of the library, and is shown with the product, never hidden.
+    """
+    factor = getattr(spec, "process_factor", None)
+    if factor is None or not hasattr(report, "area"):
+        return {}
+    return {"process_factor": factor, "area_in_process": factor * report.area}
 
 
 def _fpga(spec: Any, target: str) -> Any:

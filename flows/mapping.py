@@ -96,6 +96,8 @@ def elaborate(
                 "memory -nomap",
                 "opt_clean",
                 "memory_map",
+                # As of registers: cells have no first value, words neither.
+                "setattr -unset init w:*",
                 "opt -full",
                 "maccmap -unmap",
                 "techmap -map full_adders.v",

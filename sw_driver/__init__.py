@@ -20,6 +20,9 @@ from typing import Any
 _HOMES = {
     "Architecture": "sw_driver.architecture",
     "load_architecture": "sw_driver.architecture",
+    "Checkpoint": "sw_driver.checkpoint",
+    "load_model": "sw_driver.checkpoint",
+    "inspect_checkpoint": "sw_driver.inspect_report",
     "shipped_models": "sw_driver.architecture",
     "Workload": "sw_driver.workload",
     "decode_workload": "sw_driver.workload",

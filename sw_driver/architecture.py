@@ -35,12 +35,67 @@ class Mlp:
         width: intermediate size, of one expert if there are experts.
         experts: 0 for a dense layer.
         active: experts that every token takes.
+        shared: width of what every token takes beside its experts, 0 for nothing.
     """
 
     gated: bool
     width: int
     experts: int = 0
     active: int = 0
+    shared: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+
+    Attributes:
+        q_rank: width that a query is projected to first, 0 if it is projected at once.
+        kv_rank: width of the latent that stands for the keys and values of all heads.
+        nope: channels of a query or key of a head without rotary embedding.
+        rope: those with it; of a key they are shared by all heads.
+        value: channels of a value of a head.
+    """
+
+    q_rank: int
+    kv_rank: int
+    nope: int
+    rope: int
+    value: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How a checkpoint stores a matrix.
+
+    Attributes:
+        name: of the format, as its file calls it.
+        bits: width of a code; 0 for floats, which have no codes that a core of integers takes.
+        group: elements of K that share a scale.
+        group_bits: bits of scale, offset and zero point a group, with its share of a superblock.
+        signed: codes are two's complement; else from 0 on, with a zero point or an offset.
+        offset: every group has an offset beside its scale, which is no multiple of it.
+        ternary: codes are −1, 0 and 1.
+        float_format: name in ``hw.formats`` of the format of the codes; "" for integers.
+    """
+
+    name: str
+    bits: int = 0
+    group: int = 0
+    group_bits: int = 0
+    signed: bool = True
+    offset: bool = False
+    ternary: bool = False
+    float_format: str = ""
+
+    @property
+    def integer_bits(self) -> int:
+        """Width of the codes as integers: E2M1 in halves is ±12, which takes 5 bits."""
+        return self.bits + (self.float_format == "mxfp4")
+
+
+Shares = tuple[tuple[Storage, int], ...]
+"""Formats and in how many layers they occur."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +138,8 @@ class Architecture:
         head: ``lm_head`` over the vocabulary; head_transform: a dense layer and a norm before it.
         ternary: the linear layers are trained as {−1, 0, +1}.
         layer_groups: what the layers are; they do not say in which order.
+        latent: latent attention; ``head_dim`` is then that of queries and keys.
+        storage: by role how a checkpoint stores it; nothing where only a configuration was read.
     """
 
     name: str
@@ -112,7 +169,14 @@ class Architecture:
     head_transform: bool = False
     pooler: bool = False
     ternary: bool = False
+    latent: Latent | None = None
+    storage: tuple[tuple[str, Shares], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def stored(self) -> dict[str, Shares]:
+        """:attr:`storage` by role."""
+        return dict(self.storage)
 
     @property
     def layers(self) -> int:
@@ -125,6 +189,11 @@ class Architecture:
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
+
+    @property
+    def o_width(self) -> int:
+        """Width of what the output projection takes: the values of all heads."""
+        return self.heads * (self.latent.value if self.latent else self.head_dim)
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -152,21 +221,35 @@ class Architecture:
         if width != self.hidden:
             linear("project_in", self.hidden, width, 1)
             linear("project_out", width, self.hidden, 1)
-        linear("q", self.q_width, self.hidden, self.layers)
-        linear("k", self.kv_width, self.hidden, self.layers)
-        linear("v", self.kv_width, self.hidden, self.layers)
-        linear("o", self.hidden, self.q_width, self.layers)
+        if self.latent is None:
+            linear("q", self.q_width, self.hidden, self.layers)
+            linear("k", self.kv_width, self.hidden, self.layers)
+            linear("v", self.kv_width, self.hidden, self.layers)
+        else:
+            part = self.latent
+            if part.q_rank:
+                linear("q_a", part.q_rank, self.hidden, self.layers)
+            linear(
+                "q_b" if part.q_rank else "q", self.q_width, part.q_rank or self.hidden, self.layers
+            )
+            linear("kv_a", part.kv_rank + part.rope, self.hidden, self.layers)
+            linear("kv_b", self.heads * (part.nope + part.value), part.kv_rank, self.layers)
+        linear("o", self.hidden, self.o_width, self.layers)
         for name, size in self.norms:
             norm(name, size, self.layers)
         for group in self.layer_groups:
             mlp, count = group.mlp, group.count
+            parts = [("", mlp.width, count)]
             if mlp.experts:
                 linear("router", mlp.experts, self.hidden, count)
-                count *= mlp.experts
-            if mlp.gated:
-                linear("gate", mlp.width, self.hidden, count)
-            linear("up", mlp.width, self.hidden, count)
-            linear("down", self.hidden, mlp.width, count)
+                parts = [("expert ", mlp.width, count * mlp.experts)]
+            if mlp.shared:
+                parts.append(("shared ", mlp.shared, count))
+            for kind, size, matrices in parts:
+                if mlp.gated:
+                    linear(f"{kind}gate", size, self.hidden, matrices)
+                linear(f"{kind}up", size, self.hidden, matrices)
+                linear(f"{kind}down", self.hidden, size, matrices)
         if self.final_norm:
             norm("final_norm", self.hidden, 1)
         if self.pooler:
@@ -285,6 +368,13 @@ def parse_architecture(data: dict[str, object], file: str, name: str) -> Archite
     fields = Fields(data, file)
     family = _family(fields)
     reader, handled = FAMILIES[family]
+    notes = []
+    if family in _TEXT_PARTS:
+        if fields.given("quantization_config"):
+            notes.append(_UNUSED)
+        data = _text_part(fields, family)
+        fields = Fields(data, file)
+        notes.append("the text part of a multimodal model: its other towers are not mapped")
     for field in _STRUCTURAL:
         value = data.get(field)
         if field not in handled and value not in (None, False, 0, [], {}):
@@ -296,16 +386,52 @@ def parse_architecture(data: dict[str, object], file: str, name: str) -> Archite
         if structural and value not in (None, False, 0, [], {}):
             fields.problem(field, f"is not supported for {family}", value)
     fields.finish()
-    notes = []
     if fields.given("quantization_config"):
-        notes.append("quantization_config is not used: widths come from the options")
+        notes.append(_UNUSED)
+    settings["notes"] = (*notes, *settings.get("notes", ()))  # type: ignore[misc]
     return Architecture(
         name=name,
         file=file,
         family=family,
-        notes=tuple(notes),
         **settings,  # type: ignore[arg-type]
     )
+
+
+_UNUSED = "quantization_config is not used: widths come from the options"
+
+
+def without_unused_note(notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of an architecture whose tensors' formats are read as well."""
+    return tuple(note for note in notes if note != _UNUSED)
+
+
+# What the text part of a multimodal configuration leaves out has the defaults of its class.
+_TEXT_PARTS: dict[str, dict[str, object]] = {
+    "Gemma3ForConditionalGeneration": {
+        "vocab_size": 262208,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+    },
+}
+
+
+def _text_part(fields: Fields, family: str) -> dict[str, object]:
+    """The fields of the text part of a multimodal configuration."""
+    part = fields.data.get("text_config")
+    if not isinstance(part, dict):
+        raise ConfigError(
+            fields.file, [f"text_config: must be an object of fields, got {shown(part)}"]
+        )
+    found: dict[str, object] = {**_TEXT_PARTS[family], **part}
+    if "tie_word_embeddings" in fields.data:
+        found.setdefault("tie_word_embeddings", fields.data["tie_word_embeddings"])
+    return found
 
 
 def _family(fields: Fields) -> str:
@@ -537,9 +663,81 @@ def _layer_numbers(fields: Fields, name: str, layers: int) -> set[int]:
     return numbers
 
 
+def _deepseek(common: _Common) -> dict[str, object]:
+    """DeepSeek-V2 and V3: latent attention, first layers dense, shared and routed experts.
+
+    The layers that predict further tokens are not counted, as in the published total.
+    """
+    fields = common.fields
+    shape = common.shape(kv_heads="optional", head_dim="none")
+    hidden, layers, heads = shape["hidden"], shape["layers"], shape["heads"]
+    if not fields.bad and shape["kv_heads"] != heads:
+        rule = f"must be num_attention_heads = {heads}, a latent is expanded for every head"
+        fields.problem("num_key_value_heads", rule, shape["kv_heads"])
+    latent = Latent(
+        q_rank=fields.integer("q_lora_rank", 0, high=MAX_WIDTH),
+        kv_rank=fields.integer("kv_lora_rank", high=MAX_WIDTH),
+        nope=fields.integer("qk_nope_head_dim", high=1 << 14),
+        rope=fields.integer("qk_rope_head_dim", high=1 << 14),
+        value=fields.integer("v_head_dim", high=1 << 14),
+    )
+    shape["head_dim"] = latent.nope + latent.rope
+    experts = fields.integer("n_routed_experts", 0, low=0, high=MAX_EXPERTS)
+    first = (
+        fields.integer("first_k_dense_replace", 0, low=0, high=MAX_LAYERS) if experts else layers
+    )
+    every = fields.integer("moe_layer_freq", 1, high=MAX_LAYERS)
+    mixed = [layer >= first and layer % every == 0 for layer in range(layers)]
+    dense = sparse = None
+    if not all(mixed):
+        dense = Mlp(gated=True, width=fields.integer("intermediate_size", high=MAX_WIDTH))
+    if any(mixed):
+        active = fields.integer("num_experts_per_tok", high=MAX_EXPERTS)
+        if not fields.bad & {"n_routed_experts", "num_experts_per_tok"} and active > experts:
+            rule = f"must be at most n_routed_experts = {experts}"
+            fields.problem("num_experts_per_tok", rule, active)
+        width = fields.integer("moe_intermediate_size", high=MAX_WIDTH)
+        shared = fields.integer("n_shared_experts", 0, low=0, high=MAX_EXPERTS)
+        sparse = Mlp(gated=True, width=width, experts=experts, active=active, shared=shared * width)
+    norms = _rms_norms(hidden, ("kv_a_norm", latent.kv_rank))
+    if latent.q_rank:
+        norms += (("q_a_norm", latent.q_rank),)
+    biases: set[str] = set()
+    if fields.flag("attention_bias", False):
+        biases |= {"q_a", "kv_a", "o"}
+    # Selecting experts by a corrected score is a parameter an expert.
+    method = fields.text(
+        "topk_method", "noaux_tc" if common.family.endswith("V3ForCausalLM") else ""
+    )
+    if method == "noaux_tc":
+        biases.add("router")
+    nexts = fields.integer("num_nextn_predict_layers", 0, low=0, high=MAX_LAYERS)
+    notes: tuple[str, ...] = ()
+    if nexts:
+        noun = "layer" if nexts == 1 else "layers"
+        notes = (f"{nexts} {noun} of multi-token prediction neither counted nor mapped",)
+    return {
+        **_shape_fields(shape),
+        "causal": True,
+        "layer_groups": _groups(
+            [None] * layers,
+            [sparse if is_mixed else dense for is_mixed in mixed],  # type: ignore[misc]
+        ),
+        "activation": fields.text("hidden_act", "silu"),
+        "biases": frozenset(biases),
+        "norms": norms,
+        "rotary": latent.rope,
+        "tied": fields.flag("tie_word_embeddings", False),
+        "latent": latent,
+        "notes": notes,
+    }
+
+
 def _gemma(common: _Common) -> dict[str, object]:
     """Gemma 1, 2 (every second layer slides) and 3 (all but every sixth slide)."""
     fields, family = common.fields, common.family
+    if family == "Gemma3ForConditionalGeneration":
+        family = "Gemma3ForCausalLM"
     shape = common.shape(kv_heads="required", head_dim="required")
     hidden, layers, head_dim = shape["hidden"], shape["layers"], shape["head_dim"]
     mlp = Mlp(gated=True, width=fields.integer("intermediate_size", high=MAX_WIDTH))
@@ -673,6 +871,10 @@ def _bert(common: _Common) -> dict[str, object]:
 
 _Reader = Callable[[_Common], dict[str, object]]
 _WINDOW = ("sliding_window", "layer_types")
+_DEEPSEEK = (
+    *("kv_lora_rank", "q_lora_rank", "first_k_dense_replace", "moe_intermediate_size"),
+    *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "num_nextn_predict_layers"),
+)
 
 FAMILIES: dict[str, tuple[_Reader, tuple[str, ...]]] = {
     "LlamaForCausalLM": (_llama, ("layer_types",)),
@@ -684,9 +886,12 @@ FAMILIES: dict[str, tuple[_Reader, tuple[str, ...]]] = {
         _mixture,
         (*_WINDOW, "num_experts", "num_experts_per_tok", "moe_intermediate_size"),
     ),
+    "DeepseekV2ForCausalLM": (_deepseek, _DEEPSEEK),
+    "DeepseekV3ForCausalLM": (_deepseek, _DEEPSEEK),
     "GemmaForCausalLM": (_gemma, ()),
     "Gemma2ForCausalLM": (_gemma, _WINDOW),
     "Gemma3ForCausalLM": (_gemma, _WINDOW),
+    "Gemma3ForConditionalGeneration": (_gemma, _WINDOW),
     "PhiForCausalLM": (_phi, ()),
     "Phi3ForCausalLM": (_llama, _WINDOW),
     "BitnetForCausalLM": (_llama, ()),
@@ -708,6 +913,9 @@ BY_MODEL_TYPE = {
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
     "phi": "PhiForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "bitnet": "BitNetForCausalLM",

@@ -86,7 +86,7 @@ class Bert:
         fields.finish()
         self.checkpoint = Checkpoint(self.folder / "model.safetensors")
         self._prefix = "bert." if "bert.embeddings.word_embeddings.weight" in (
-            self.checkpoint.entries
+            self.checkpoint.tensors
         ) else ""  # fmt: skip
         self._kept: dict[str, np.ndarray] = {}
         self.checkpoint.check(

@@ -1,4 +1,4 @@
-"""The verbs ``map``, ``run``, ``accuracy``, ``compare`` and ``pim``."""
+"""The verbs ``map``, ``inspect``, ``run``, ``accuracy``, ``compare`` and ``pim``."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _widths(
     metavar="BITS",
     multiple=True,
     callback=_widths,
-    help="Width of weights; operator=BITS for one operator. Default: the core's widest, 2 for "
-    "ternary checkpoints.",
+    help="Width of weights; operator=BITS for one operator. Default: as the checkpoint stores "
+    "them, else the core's widest, 2 for ternary models.",
 )
 @click.option(
     "--activation-bits",
@@ -62,6 +62,12 @@ def _widths(
     help="Width of activations, where jobs choose it.",
 )
 @click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
+@click.option(
+    "--expand-latents",
+    "expanded",
+    is_flag=True,
+    help="Of latent attention, cache keys and values of every head, not the latents.",
+)
 @click.option("--group", metavar="G", type=int, help="Elements of K that share a scale.")
 @click.option(
     "--buffer-kib",
@@ -94,6 +100,7 @@ def map_model(
     weight_bits: tuple[int | None, dict[str, int]],
     activation_bits: int | None,
     kv_bits: int | None,
+    expanded: bool,
     group: int | None,
     buffer_kib: int,
     synth_report: Path | None,
@@ -102,7 +109,8 @@ def map_model(
 ) -> None:
     """Map a model onto a core: cycles, bytes, time, tokens/s.
 
-    MODEL is a Hugging Face config.json, the folder of one, or the name of a shipped one
+    MODEL is a checkpoint (a Hugging Face folder with its safetensors files, or a GGUF file),
+    whose weights are mapped as they are stored, a config.json, or the name of a shipped one
     (llama-2-7b, bitnet-b1.58-3b, gpt2, ...; any other name lists them).
     """
     from sw_driver.map_report import map_model as mapped
@@ -128,9 +136,26 @@ def map_model(
         ),
         activation_bits=activation_bits,
         synth_report=synth_report,
+        expanded=expanded,
     )
     if picture is not None:
         report.save_picture(picture)
+    click.echo(report.json() if as_json else str(report))
+
+
+@console.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--all", "every", is_flag=True, help="List every tensor, layer by layer.")
+@console.json_option
+def inspect(path: Path, every: bool, as_json: bool) -> None:
+    """List what a checkpoint holds: tensors, formats, bits a weight.
+
+    PATH is a Hugging Face folder with its safetensors files (plain, GPTQ, AWQ, BitNet or FP8), a
+    safetensors file, or a GGUF file. Only headers are read.
+    """
+    from sw_driver.inspect_report import inspect_checkpoint
+
+    report = inspect_checkpoint(path, every=every)
     click.echo(report.json() if as_json else str(report))
 
 

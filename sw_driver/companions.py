@@ -16,13 +16,10 @@ from hw.gemm import GemmSpec
 from hw.spec import BlockSpec
 from rtl_gen.errors import InputError
 from sw_driver.core import core_of
+from sw_driver.operands import NARROW, recoding, scaled_outside, scheme_for
 
 LAYER = 4096
 """Rows and columns of the weight matrix that the units are sized for."""
-
-
-NARROW = 8
-"""Bits of a float that needs a scale beside it to hold a row of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,9 @@ def companions(
 
     Results without their groups' scales, integers with an exponent a row among them, are scaled
     group by group: their unit has to take a group's ``M × N`` results in the cycles that the core
-    takes for a group. Activations are quantized from FP16 once a layer
-    and used for every tile of columns: their unit has to make a tile's rows in the cycles that the
+    takes for a group. Where weights' codes are shifted to fit the core, it takes rows' sums into
+    account; what makes those is not charged. Activations are quantized from FP16 once a layer and
+    used for every tile of columns: their unit has to make a tile's rows in the cycles that the
     core takes for a row of tiles.
 
     Args:
@@ -55,13 +53,13 @@ def companions(
     start, slope = core.job_cycles[bits - 1]
     a_format = spec.operand_formats[0]
     found = []
-    if scaled_outside(spec):
+    if scaled_outside(spec) and "scales" not in uncharged(spec, bits):
         cycles = start + -(-group // core.k) * slope
         scales = _make(
             spec,
             "scale_accumulate",
             tile={"m": core.m, "n": core.n},
-            **partial_sums(spec),
+            **partial_sums(spec, *_recoding(spec, bits), group),
             activation_scale=_row_scales(a_format),
             lanes=lanes_for(core.m * core.n, cycles),
             max_groups=-(-LAYER // group),
@@ -90,28 +88,41 @@ def companions(
     return tuple(found)
 
 
-def scaled_outside(spec: GemmSpec) -> bool:
-    """Whether the groups' scales are applied to a core's results by a unit beside it."""
-    return spec.summable or "exponent" in _results(spec)
-
-
-def uncharged(spec: GemmSpec) -> tuple[str, ...]:
+def uncharged(spec: GemmSpec, bits: int) -> tuple[str, ...]:
     """Purposes that a core needs a unit for which is not among :func:`companions`."""
     a_format = spec.operand_formats[0]
-    # No unit here makes floats of eight bits with a scale a row.
-    narrow = isinstance(a_format, FloatFormat) and a_format.width <= NARROW
-    return ("quantizer",) if narrow else ()
+    found = []
+    if scaled_outside(spec) and not spec.summable and _recoding(spec, bits)[1]:
+        found.append("scales")  # row sums of floats
+    if isinstance(a_format, FloatFormat) and a_format.width <= NARROW:
+        found.append("quantizer")  # floats of eight bits with a scale a row
+    return tuple(found)
 
 
-def partial_sums(spec: GemmSpec) -> dict[str, int]:
-    """What ``scale_accumulate`` has to know of a core's results."""
-    widths = _results(spec)
-    return {"partial_bits": widths["o"], "partial_exponent_bits": widths.get("exponent", 0)}
+def partial_sums(spec: GemmSpec, factor: int, offset: int, group: int) -> dict[str, int]:
+    """What ``scale_accumulate`` has to know of a core's results.
+
+    Args:
+        factor, offset: of the weights' encoding, see :class:`sw_driver.operands.Operand`.
+        group: elements of K that share a scale.
+    """
+    widths = {field.name: field.width for field in spec.results}
+    found = {
+        # A doubled sum is the same wires one place up.
+        "partial_bits": widths["o"] + (factor - 1).bit_length(),
+        "partial_exponent_bits": widths.get("exponent", 0),
+    }
+    if offset:
+        # As wide as any row of such activations needs, and of one width for all products.
+        top = group << (core_of(spec).activation_bits - 1)
+        found["zero_point_bits"] = abs(offset).bit_length()
+        found["row_sum_bits"] = min(32, max(2, top.bit_length() + 1))
+    return found
 
 
-def _results(spec: GemmSpec) -> dict[str, int]:
-    """Widths of the fields of a core's results."""
-    return {field.name: field.width for field in spec.results}
+def _recoding(spec: GemmSpec, bits: int) -> tuple[int, int]:
+    encoding = core_of(spec).encoding
+    return recoding(scheme_for(encoding, bits), bits, encoding)
 
 
 def _row_scales(form: Any) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sw_driver import mapping as maps
 from sw_driver import report as lay
-from sw_driver.architecture import load_architecture
+from sw_driver.checkpoint import load_model
 from sw_driver.companions import LAYER, companions, uncharged
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import workloads_of
@@ -137,7 +137,9 @@ def compare(
     if problems:
         raise InputError("\n".join(problems))
     cores = [spec for spec in specs if isinstance(spec, GemmSpec)]
-    works = workloads_of(load_architecture(model), prefill=prefill, decode=decode, context=context)
+    # Every core is listed at widths of its own, whatever a checkpoint stores.
+    arch = replace(load_model(model), storage=())
+    works = workloads_of(arch, prefill=prefill, decode=decode, context=context)
     chosen = [
         (spec, bits)
         for spec in cores
@@ -240,7 +242,7 @@ def _candidate(
         mac_area=own.area / rate,
         scale_area=areas.get("scales", 0.0),
         quantizer_area=areas.get("quantizer", 0.0),
-        uncharged=uncharged(spec),
+        uncharged=uncharged(spec, bits),
         unit=own.unit,
         delay_ns=delay,
         met=bool(own.met) and all(found.met for found in beside.values()),
@@ -439,17 +441,21 @@ def _draw_errors(axes: Axes, candidates: Sequence[Candidate], colour: Mapping[st
         drawstyle="steps-post",
         zorder=1,
     )
-    for item, error in best:
+    for number, (item, error) in enumerate(best):
+        # On either side in turn, as neighbours are close; the last one has no room on its right.
+        right = number % 2 == 1 and number < len(best) - 1
         axes.annotate(
             item.spec,
             (item.total_area, error),
-            xytext=(-4, 4),
+            xytext=(5, -3) if right else (-4, 4),
             textcoords="offset points",
-            ha="right",
+            ha="left" if right else "right",
+            va="top" if right else "bottom",
             fontsize=6,
         )
     if measured:
         axes.set_xscale("log")
+        axes.margins(x=0.12)
         least, most = axes.get_xlim()
         decades = [10.0**power * step for power in range(-2, 7) for step in (1, 2, 5)]
         ticks = [tick for tick in decades if least <= tick <= most]

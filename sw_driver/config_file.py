@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ MAX_BYTES = 1 << 20
 
 LARGEST = 1 << 31
 """Largest integer that any field may hold."""
+
+MAX_REPEATED = 20
+"""Names given twice that are said."""
 
 _MISSING = object()
 
@@ -39,7 +44,9 @@ def read_json(path: Path, *, limit: int = MAX_BYTES) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as handle:
-            raw = handle.read(limit + 1)
+            # A read takes its whole length at once, whatever the file has.
+            size = os.fstat(handle.fileno()).st_size
+            raw = handle.read(min(limit, size) + 1)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ConfigError(str(path), [f"cannot be read, {reason}"]) from None
@@ -59,8 +66,9 @@ def parse_json(raw: bytes, file: str) -> dict[str, Any]:
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.extend(sorted({name for name in names if names.count(name) > 1}))
+            counts = Counter(name for name, _ in pairs)
+            again = sorted(name for name, count in counts.items() if count > 1)
+            repeated.extend(again[: MAX_REPEATED - len(repeated)])
         return result
 
     def refuse(constant: str) -> Any:
@@ -78,11 +86,11 @@ def parse_json(raw: bytes, file: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(file, ["is nested too deep"]) from None
     except ValueError as error:
-        raise ConfigError(file, [f"is not JSON: {_clipped(str(error))}"]) from None
+        raise ConfigError(file, [f"is not JSON: {clipped(str(error))}"]) from None
     if not isinstance(data, dict):
         raise ConfigError(file, [f"(root): must be an object of fields, got {shown(data)}"])
     if repeated:
-        raise ConfigError(file, [f"{_clipped(name)}: must be given once" for name in repeated])
+        raise ConfigError(file, [f"{clipped(name)}: must be given once" for name in repeated])
     return data
 
 
@@ -92,11 +100,14 @@ def shown(value: Any) -> str:
         return "an object"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return _clipped(json.dumps(value, ensure_ascii=True))
+    return clipped(json.dumps(value, ensure_ascii=True))
 
 
-def _clipped(text: str, limit: int = 60) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+def clipped(text: str, limit: int = 60) -> str:
+    """A text of a file as a message shows it: printable, and no longer than ``limit``."""
+    if len(text) <= limit and text.isprintable():
+        return text
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: limit + 1])
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
@@ -197,5 +208,5 @@ class Fields:
 
     def _missing(self, field: str) -> None:
         near = difflib.get_close_matches(field, self.data, n=1, cutoff=0.8)
-        hint = f" (did you mean {_clipped(near[0])} to be it?)" if near else ""
+        hint = f" (did you mean {clipped(near[0])} to be it?)" if near else ""
         self.problem(field, f"is required{hint}")

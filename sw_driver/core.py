@@ -32,6 +32,7 @@ class Core:
         m, n, k: elements of one step.
         activation_bits: width of an activation; activation_name: its format.
         encoding: of the weights.
+        weight_format: name in ``hw.formats`` of the weights' format, "" for integers.
         zero_point: whether every column has an integer zero point.
         min_weight_bits, max_weight_bits: weights' widths that a job can have.
         max_k_steps: K steps that a job may have.
@@ -57,6 +58,7 @@ class Core:
     activation_bits: int
     activation_name: str
     encoding: str
+    weight_format: str
     zero_point: bool
     min_weight_bits: int
     max_weight_bits: int
@@ -153,6 +155,7 @@ def core_of(spec: GemmSpec, activation_bits: int | None = None) -> Core:
         activation_bits=a_bits,
         activation_name=f"INT{a_bits}" if formats[0] is None else formats[0].name,
         encoding=spec.weight_encoding,
+        weight_format="" if formats[1] is None else formats[1].name,
         zero_point=spec.zero_point,
         min_weight_bits=spec.weight_widths[0],
         max_weight_bits=spec.max_weight_bits,

@@ -175,6 +175,7 @@ def linear(
     group: Ints,
     cache_row_bits: Ints,
     bias: Ints,
+    group_bits: Ints | None = None,
 ) -> Cost:
     """A linear layer.
 
@@ -182,10 +183,13 @@ def linear(
         group: elements of K that share a scale; ``k`` for one scale a row.
         cache_row_bits: bits of a result row that goes to the KV cache, 0 for other results.
         bias: 1 if a bias vector is read.
+        group_bits: bits of a group's scale and of what lies beside it, 0 if the core applies them;
+            a scale and the core's zero point if None.
     """
     m_tiles, n_tiles = ceil_div(m, core.m), ceil_div(n, core.n)
     group = pick(core.own_scales == 1, k, group)
     groups = ceil_div(k, group)
+    group_bits = scale_bits(core, system) if group_bits is None else group_bits
     whole = ceil_div(group, core.k)
     last = ceil_div(k - (groups - 1) * group, core.k)
     row_steps = (groups - 1) * whole + last
@@ -197,7 +201,7 @@ def linear(
     a_row, w_row = activation_row_bits(core, k), row_bits(core, k)
     weights = ceil_div(n * w_row, 8)
     activations = ceil_div(m * a_row, 8)
-    scales = ceil_div(n * groups * scale_bits(core, system), 8)
+    scales = ceil_div(n * groups * group_bits, 8)
     token_scale = (1 - core.own_scales) * system.scale_bits
     extra = bias * n * 2
     tile_a, tile_w = ceil_div(core.m * a_row, 8), ceil_div(core.n * w_row, 8)

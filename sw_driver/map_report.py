@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rtl_gen import __version__
 from rtl_gen.errors import InputError
 from sw_driver import report as lay
-from sw_driver.architecture import Architecture, load_architecture
+from sw_driver.architecture import Architecture
+from sw_driver.checkpoint import load_model
 from sw_driver.config_file import ConfigError, read_json, shown
 from sw_driver.core import Core, load_core
 from sw_driver.mapping import Choices, Mapping, map_workload
@@ -98,6 +99,7 @@ def workloads_of(
     decode: int | None = None,
     context: int | None = None,
     batch: int = 1,
+    expanded: bool = False,
 ) -> list[Workload]:
     """The phases that are asked for.
 
@@ -120,7 +122,7 @@ def workloads_of(
     found = []
     try:
         if prefill is not None:
-            found.append(prefill_workload(arch, prefill, batch=batch))
+            found.append(prefill_workload(arch, prefill, batch=batch, expanded=expanded))
     except InputError as error:
         problems += str(error).splitlines()
     try:
@@ -128,7 +130,9 @@ def workloads_of(
             if context is None:
                 # What is wrong with the prompt is said once.
                 context = DEFAULT_PREFILL if prefill is None else prefill if found else 0
-            found.append(decode_workload(arch, decode, context=context, batch=batch))
+            found.append(
+                decode_workload(arch, decode, context=context, batch=batch, expanded=expanded)
+            )
     except InputError as error:
         problems += str(error).splitlines()
     if problems:
@@ -147,24 +151,28 @@ def map_model(
     choices: Choices | None = None,
     synth_report: Path | str | None = None,
     activation_bits: int | None = None,
+    expanded: bool = False,
 ) -> MapReport:
     """A model's phases on a core.
 
     Args:
-        model: name of a shipped configuration, path of a ``config.json`` or of its folder.
+        model: name of a shipped configuration, path of a ``config.json``, or of a checkpoint (a
+            Hugging Face folder, a safetensors or a GGUF file), whose weights are mapped as they are
+            stored.
         core: a core, or the path of its specification.
         prefill, decode, context, batch: see :func:`workloads_of`.
         choices: widths, groups, buffer.
         synth_report: JSON of the core's synthesis, for areas.
         activation_bits: width of activations, where the core's jobs choose it and ``core`` is a
             path; the widest if None.
+        expanded: of latent attention, the cache keeps keys and values of every head.
 
     Raises:
         InputError: model, specification, numbers or report are wrong; one line per problem.
     """
     problems: list[InputError] = []
     try:
-        arch = model if isinstance(model, Architecture) else load_architecture(model)
+        arch = model if isinstance(model, Architecture) else load_model(model)
     except InputError as error:
         problems.append(error)
     try:
@@ -176,7 +184,9 @@ def map_model(
     if problems or not isinstance(core, Core):
         raise InputError("\n".join(map(str, problems)))
     area = read_area(synth_report, core) if synth_report is not None else None
-    works = workloads_of(arch, prefill=prefill, decode=decode, context=context, batch=batch)
+    works = workloads_of(
+        arch, prefill=prefill, decode=decode, context=context, batch=batch, expanded=expanded
+    )
     return report_of([map_workload(work, core, choices) for work in works], area)
 
 
@@ -233,6 +243,7 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
                 "family": arch.family,
                 "parameters": arch.parameters,
                 "active_parameters": arch.active_parameters,
+                "storage": _storage(arch),
                 "parameter_bytes": first.parameter_bytes,
             },
             "core": core.as_dict(),
@@ -246,6 +257,14 @@ def report_of(mappings: Sequence[Mapping], area: Area | None = None) -> MapRepor
         mappings=tuple(mappings),
         area=area,
     )
+
+
+def _storage(arch: Architecture) -> dict[str, list[dict[str, Any]]]:
+    """How a checkpoint stores every operator, empty where none was read."""
+    return {
+        role: [{**asdict(storage), "layers": layers} for storage, layers in shares]
+        for role, shares in arch.storage
+    }
 
 
 def phase_title(mapping: Mapping) -> str:

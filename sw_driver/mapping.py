@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rtl_gen.errors import InputError
 from sw_driver import cost
+from sw_driver.architecture import Storage
 from sw_driver.core import Core
 from sw_driver.cost import CoreInts, System
 from sw_driver.workload import Attention, Linear, Operator, Workload
@@ -163,30 +164,40 @@ class Mapping:
         """Memory that the parameters take: packed weights with scales, the rest at 16 bits."""
         arch = self.workload.architecture
         system = system_of(self.core, self.choices)
+        by_role: dict[str, list[Linear]] = {}
+        for item in self.workload.operators:
+            if isinstance(item, Linear):
+                by_role.setdefault(item.role, []).append(item)
+        if arch.latent and "kv_b" not in by_role:
+            # Its absorbed parts are the whole, one along N and one across it.
+            by_role["kv_b"] = by_role["v_up"]
+
+        def matrix(item: Linear, n: int, k: int) -> int:
+            ints = core_ints(self.core, operator_bits(item, self.core, self.choices))
+            group = _group(item, self.core, self.choices, k)
+            scales = n * cost.ceil_div(k, group) * _scale_bits(item, self.choices, ints, system)
+            return int(cost.ceil_div(n * cost.row_bits(ints, k) + scales, 8))
+
         packed = 0
-        table = False
-        bits_of = {
-            item.name.split(" (")[0]: item.bits for item in self.operators if item.kind == "linear"
-        }
         for tensor in arch.tensors:
-            role = tensor.role
-            width = bits_of.get(role) or bits_of.get(f"expert {role}")
-            if width is None or len(tensor.shape) != 2:
+            items = by_role.get(tensor.role)
+            if items is None or len(tensor.shape) != 2:
                 packed += 2 * tensor.parameters
                 continue
-            n, k = tensor.shape
-            ints = core_ints(self.core, width)
-            groups = cost.ceil_div(k, self.choices.group or k)
-            scales = n * groups * cost.scale_bits(ints, system)
-            packed += tensor.count * cost.ceil_div(n * cost.row_bits(ints, k) + scales, 8)
-            table |= role == "lm_head"
-        if arch.head and arch.tied and not table:
+            # Operators of one role differ in format or in rows; those of one format are alike.
+            runs = {item.storage: item for item in items}
+            layers = {item.storage: 0 for item in items}
+            for storage, count in arch.stored.get(tensor.role, ()):
+                if storage in layers:
+                    layers[storage] += count
+            whole = sum(layers.values()) or len(runs)
+            for kind, item in runs.items():
+                share = tensor.count * (layers[kind] or 1) // whole
+                packed += share * matrix(item, *tensor.shape)
+        if arch.head and arch.tied:
             # The table is read as vectors at 16 bits and multiplied as packed weights: two copies.
-            width = arch.embedding_width or arch.hidden
-            ints = core_ints(self.core, bits_of["lm_head"])
-            groups = cost.ceil_div(width, self.choices.group or width)
-            scales = arch.vocab * groups * cost.scale_bits(ints, system)
-            packed += cost.ceil_div(arch.vocab * cost.row_bits(ints, width) + scales, 8)
+            (item,) = by_role["lm_head"]
+            packed += matrix(item, arch.vocab, arch.embedding_width or arch.hidden)
         return packed
 
     @cached_property
@@ -197,7 +208,7 @@ class Mapping:
         if not arch.causal:
             return 0
         last = work.context + work.tokens
-        token_bits = 2 * _cache_row_bits(work, self.core, self.choices)
+        token_bits = _cache_bits(work.cached, self.core, self.choices)
         tokens = sum(group.count * min(last, group.window or last) for group in arch.layer_groups)
         return cost.ceil_div(work.batch * tokens * token_bits, 8)
 
@@ -238,14 +249,64 @@ def operator_bits(operator: Operator, core: Core, choices: Choices) -> int:
     """The width of an operator's W."""
     if isinstance(operator, Attention):
         return kv_width(core, choices)
-    name = operator.name.split(" (")[0]
-    short = name.removeprefix("expert ")
-    for key in (name, short):
-        if key in choices.operator_bits:
-            return choices.operator_bits[key]
-    if choices.weight_bits is not None:
-        return choices.weight_bits
+    chosen = _chosen_bits(operator, choices)
+    if chosen:
+        return chosen
+    if operator.storage is not None and operator.storage.bits:
+        return _stored_bits(operator.storage, core)
     return 2 if operator.ternary and 2 in core.widths else core.max_weight_bits
+
+
+def as_stored(operator: Linear, choices: Choices) -> bool:
+    """Whether an operator's weights are the codes and scales that the checkpoint holds."""
+    return bool(operator.storage and operator.storage.bits) and not _chosen_bits(operator, choices)
+
+
+def takes(core: Core, storage: Storage) -> bool:
+    """Whether a core multiplies with weights as a checkpoint stores them, to the same value.
+
+    Integers of ``B`` bits are codes of every integer encoding of at least ``B`` bits: two's
+    complement, zero points and odd levels differ by a shift that a sum of activations undoes
+    (arXiv 2408.06003, section 3). A ternary core takes ternary codes, a core that has its own
+    scales weights of its own format.
+    """
+    if core.own_scales or core.weight_format:
+        return storage.float_format == core.weight_format != ""
+    if core.ternary:
+        return storage.ternary
+    return _stored_bits(storage, core) in core.widths
+
+
+def needs_sums(core: Core, storage: Storage) -> bool:
+    """Whether a product of stored weights takes sums of activations beside what a core computes.
+
+    It does for offsets, and for codes that are shifted into an encoding without zero points.
+    """
+    if core.own_scales or core.ternary:
+        return False
+    shifted = not core.zero_point and not (storage.signed and core.encoding == "twos_complement")
+    return storage.offset or shifted
+
+
+def _stored_bits(storage: Storage, core: Core) -> int:
+    """The width that stored codes have in a core: narrower ones than it has are its narrowest."""
+    if core.weight_format and core.weight_format == storage.float_format:
+        return core.max_weight_bits
+    return max(storage.integer_bits, core.min_weight_bits)
+
+
+def _group(operator: Linear, core: Core, choices: Choices, k: int) -> int:
+    """Elements of K that share a scale."""
+    if as_stored(operator, choices) and operator.storage is not None:
+        return min(operator.storage.group or k, k)
+    return min(choices.group or k, k)
+
+
+def _scale_bits(operator: Linear, choices: Choices, ints: CoreInts, system: System) -> Any:
+    """Bits of the scale of a group and of what lies beside it, applied outside of the core."""
+    if as_stored(operator, choices) and operator.storage is not None:
+        return (1 - ints.own_scales) * operator.storage.group_bits
+    return cost.scale_bits(ints, system)
 
 
 def kv_width(core: Core, choices: Choices) -> int:
@@ -279,13 +340,18 @@ def check_choices(core: Core, choices: Choices, workloads: Sequence[Workload]) -
         rule = f"must be {most} for {core.name}, whose weights are ternary"
     if choices.weight_bits is not None and choices.weight_bits not in core.widths:
         problems.append(f"weight_bits: {rule}, got {choices.weight_bits}")
-    known = {
-        name
-        for work in workloads
-        for item in work.operators
-        if isinstance(item, Linear)
-        for name in (item.name.split(" (")[0], item.name.split(" (")[0].removeprefix("expert "))
-    }
+    linears = [item for work in workloads for item in work.operators if isinstance(item, Linear)]
+    known = {name for item in linears for name in _names(item)}
+    unfit: dict[Storage, list[str]] = {}
+    for item in linears:
+        if item.storage and as_stored(item, choices) and not takes(core, item.storage):
+            unfit.setdefault(item.storage, []).append(_names(item)[0])
+    for storage, names in unfit.items():
+        among = ", ".join(dict.fromkeys(names))
+        problems.append(
+            f"weight_bits: {among}: stored as {storage.name}, {storage.integer_bits}-bit integers "
+            f"that are no weights of {core.name}; a width for them requantizes"
+        )
     for name, bits in choices.operator_bits.items():
         if name not in known:
             among = ", ".join(sorted(known))
@@ -322,7 +388,7 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
     system = system_of(core, choices)
     clock, bandwidth = core.clock_mhz * 1e6, core.bandwidth_gb_s * 1e9
     rows = []
-    outside = 0
+    outside = sums = 0
     for operator in workload.operators:
         bits = operator_bits(operator, core, choices)
         ints = core_ints(core, bits)
@@ -339,7 +405,10 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
                 shape = (operator.rows, operator.head_dim, seen)
             gemms = operator.runs * operator.instances
         else:
-            result = _linear_cost(workload, operator, core, ints, system, choices)
+            result = _linear_cost(operator, core, ints, system, choices)
+            storage = operator.storage
+            if storage and as_stored(operator, choices) and needs_sums(core, storage):
+                sums += operator.runs * operator.instances * operator.m * operator.k
             shape = (operator.m, operator.n, operator.k)
             gemms = operator.runs * operator.instances
         outside += result.outside
@@ -394,6 +463,8 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
         )
     vector = [(item.name, item.elements) for item in workload.vector]
     vector.append(("scale and add partial results", outside))
+    if sums:
+        vector.append(("sum activations for offsets", sums))
     return Mapping(
         workload=workload,
         core=core,
@@ -406,7 +477,6 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
 
 
 def _linear_cost(
-    workload: Workload,
     operator: Linear,
     core: Core,
     ints: CoreInts,
@@ -421,18 +491,18 @@ def _linear_cost(
         k=operator.k,
         runs=operator.runs,
         instances=operator.instances,
-        group=min(choices.group or operator.k, operator.k),
-        cache_row_bits=_cache_row_bits(workload, core, choices) if operator.to_cache else 0,
+        group=_group(operator, core, choices, operator.k),
+        group_bits=_scale_bits(operator, choices, ints, system),
+        cache_row_bits=_cache_bits(operator.written, core, choices),
         bias=int(operator.bias),
     )
 
 
-def _cache_row_bits(workload: Workload, core: Core, choices: Choices) -> int:
-    """Bits that a token's keys (or values) take in the cache of one layer."""
+def _cache_bits(vectors: Sequence[tuple[int, int]], core: Core, choices: Choices) -> int:
+    """Bits that vectors of a token, ``(heads, channels)``, take in the cache of one layer."""
     ints = core_ints(core, kv_width(core, choices))
     scale = cost.scale_bits(ints, system_of(core, choices))
-    arch = workload.architecture
-    return int(arch.kv_heads * (cost.row_bits(ints, arch.head_dim) + scale))
+    return sum(int(heads * (cost.row_bits(ints, dim) + scale)) for heads, dim in vectors)
 
 
 def _attention_cost(operator: Attention, ints: CoreInts, system: System) -> cost.Cost:
@@ -462,20 +532,19 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
             f"{_attention_macs(workload):,} MACs in {workload.phase} only the memory traffic is in "
             "the seconds"
         )
-    ternary = workload.architecture.ternary
+    linears = [item for item in workload.operators if isinstance(item, Linear)]
+    ternary = any(item.ternary for item in linears)
+    notes += _storage_notes(linears, core, choices)
     narrow = [
-        item.name
-        for item in workload.operators
-        if isinstance(item, Linear) and item.ternary and operator_bits(item, core, choices) < 2
+        item.name for item in linears if item.ternary and operator_bits(item, core, choices) < 2
     ]
     if narrow:
         names = ", ".join(narrow)
         notes.append(f"{{−1, 0, +1}} needs 2 bits: the weights of {names} are requantized")
-    if ternary and core.encoding == "bipolar":
+    kept = all(as_stored(item, choices) for item in linears if item.ternary)
+    if ternary and core.encoding == "bipolar" and not kept:
         notes.append("the model's {−1, 0, +1} are no bipolar codes: its weights are requantized")
-    dense = [
-        item.name for item in workload.operators if isinstance(item, Linear) and not item.ternary
-    ]
+    dense = [item.name for item in linears if not item.ternary]
     if core.ternary and not ternary:
         notes.append("the model was not trained ternary: its weights are requantized")
     elif core.ternary and dense:
@@ -488,6 +557,43 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
             f"{workload.experts_touched} distinct experts a layer and step"
         )
     return notes
+
+
+def _storage_notes(linears: Sequence[Linear], core: Core, choices: Choices) -> list[str]:
+    """What becomes of weights as a checkpoint stores them; nothing where none was read."""
+    notes = []
+    stored = [item for item in linears if item.storage is not None]
+    kept: dict[str, None] = {}
+    changed: dict[str, list[str]] = {}
+    widened: dict[str, None] = {}
+    for item in stored:
+        storage = item.storage
+        if storage is None:
+            continue
+        if as_stored(item, choices):
+            kept[storage.name] = None
+            wide = operator_bits(item, core, choices) > storage.integer_bits
+            if wide and not core.own_scales:
+                widened[storage.name] = None
+        else:
+            changed.setdefault(storage.name, []).append(_names(item)[0])
+    if kept:
+        notes.append(f"weights stored as {', '.join(kept)} are mapped as they are")
+    if widened:
+        notes.append(
+            f"codes of {', '.join(widened)} are narrower than those of {core.name}, whose width "
+            "they take in memory"
+        )
+    for name, roles in changed.items():
+        among = ", ".join(dict.fromkeys(roles))
+        notes.append(f"stored as {name}, quantized for {core.name}: {among}")
+    return notes
+
+
+def _names(operator: Linear) -> tuple[str, str]:
+    """What an operator is called in choices: with and without what marks it as an expert's."""
+    name = operator.name.split(" (")[0]
+    return name, name.removeprefix("expert ").removeprefix("shared ")
 
 
 def _attention_macs(workload: Workload) -> int:
@@ -531,7 +637,13 @@ def evaluate_many(
                 f"{work.name}: {work.phase}: must have at most {MAX_MACS} MACs to be evaluated in "
                 f"64-bit integers, got {work.macs}"
             )
-    if choices != Choices():
+    stored = any(
+        item.storage is not None
+        for work in workloads
+        for item in work.operators
+        if isinstance(item, Linear)
+    )
+    if choices != Choices() or stored:
         for core in cores:
             check_choices(core, choices, workloads)
     table = _core_table(cores, choices)
@@ -586,6 +698,7 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     table["clock"] = np.array([core.clock_mhz for core in cores]) * 1e6
     table["bandwidth"] = np.array([core.bandwidth_gb_s for core in cores]) * 1e9
     table["ternary"] = np.array([core.ternary for core in cores])
+    table["weight_format"] = np.array([core.weight_format for core in cores])
     return table
 
 
@@ -605,9 +718,14 @@ def _evaluate(
 
     chosen = np.array([[_chosen_bits(item, choices) for item in linears]], dtype=np.int64)
     native = np.array([[item.ternary for item in linears]])
+    codes = np.array([[item.storage.integer_bits if item.storage else 0 for item in linears]])
+    kept = (codes > 0) & (chosen == 0)
     bits = np.where(
         chosen > 0, chosen, np.where(native & (least <= 2)[:, None] & (widest >= 2), 2, widest)
     )
+    formats = np.array([[item.storage.float_format if item.storage else "" for item in linears]])
+    own_format = (table["weight_format"][:, None] == formats) & (formats != "")
+    bits = np.where(kept, np.where(own_format, widest, np.maximum(codes, least[:, None])), bits)
 
     def ints(width: np.ndarray) -> CoreInts:
         at = width - 1
@@ -647,13 +765,24 @@ def _evaluate(
     def column(items: Sequence[Any], name: str) -> np.ndarray:
         return np.array([[getattr(item, name) for item in items]], dtype=np.int64)
 
-    arch = workload.architecture
     kv_core = ints(kv)
-    cache_row = arch.kv_heads * (
-        cost.row_bits(kv_core, arch.head_dim) + cost.scale_bits(kv_core, system)
-    )
+    cache_scale = cost.scale_bits(kv_core, system)
+    # Vectors of a result row, of those operators that write any: two at most.
+    cache_row = np.zeros((1, 1), dtype=np.int64)
+    for number in range(max((len(item.written) for item in linears), default=0)):
+        vectors = np.array(
+            [[item.written[number] if len(item.written) > number else (0, 1) for item in linears]],
+            dtype=np.int64,
+        )
+        heads, dims = vectors[..., 0], vectors[..., 1]
+        cache_row = cache_row + heads * (cost.row_bits(kv_core, dims) + cache_scale)
     k = column(linears, "k")
     core_at = ints(bits)
+    group = np.minimum(choices.group, k) if choices.group else k
+    own = np.array([[item.storage.group if item.storage else 0 for item in linears]])
+    group = np.where(kept, np.minimum(np.where(own > 0, own, k), k), group)
+    beside = np.array([[item.storage.group_bits if item.storage else 0 for item in linears]])
+    group_bits = np.where(kept, (1 - core_at.own_scales) * beside, cost.scale_bits(core_at, system))
     linear = cost.linear(
         core_at,
         system,
@@ -662,8 +791,9 @@ def _evaluate(
         k=k,
         runs=column(linears, "runs"),
         instances=column(linears, "instances"),
-        group=np.minimum(choices.group, k) if choices.group else k,
-        cache_row_bits=column(linears, "to_cache") * cache_row,
+        group=group,
+        group_bits=group_bits,
+        cache_row_bits=cache_row,
         bias=column(linears, "bias"),
     )
     kv_at = np.broadcast_to(kv, (len(kv), len(attentions)))
@@ -717,8 +847,7 @@ def _evaluate(
 
 def _chosen_bits(operator: Linear, choices: Choices) -> int:
     """The width that was chosen for an operator, 0 for none."""
-    name = operator.name.split(" (")[0]
-    for key in (name, name.removeprefix("expert ")):
+    for key in _names(operator):
         if key in choices.operator_bits:
             return choices.operator_bits[key]
     return choices.weight_bits or 0

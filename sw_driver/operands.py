@@ -17,16 +17,18 @@ from hw.formats import FP16, FP32, BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.integers import IntegerGemmSpec
 from sim.gemm import GemmPlan, tile
-from sw_driver.companions import NARROW, scaled_outside
+from sw_driver.core import core_of
 from sw_driver.quantize import (
     SCHEMES,
     QuantizedWeights,
     Scheme,
     quantize_activations,
 )
-from sw_driver.scaling import Groups
 
 Fields = Mapping[str, np.ndarray]
+
+NARROW = 8
+"""Bits of a float that needs a scale beside it to hold a row of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,24 @@ class Operand:
     z: np.ndarray | None
     factor: int = 1
     offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """What turns partial sums ``o`` into numbers: ``scale · (factor·o + offset·Σ a)``.
+
+    Attributes:
+        scale: ``(N, G)``, of the weights, ``float16``.
+        a_scale: ``(M, 1)`` ``float32``, or None where activations have no scale.
+        factor, offset: of the weights' encoding, see :class:`Operand`.
+        row_sums: ``(M, G)`` integers, the sums of activations over a group.
+    """
+
+    scale: np.ndarray
+    a_scale: np.ndarray | None
+    factor: int
+    offset: int
+    row_sums: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +95,22 @@ def scheme_for(encoding: str, bits: int) -> Scheme:
     return "asymmetric" if encoding == "unsigned" else "symmetric"
 
 
+def recoding(scheme: Scheme, bits: int, encoding: str) -> tuple[int, int]:
+    """``factor`` and ``offset`` of :class:`Operand`: 1 and 0 but for bipolar codes elsewhere."""
+    if scheme != "bipolar" or encoding not in ("unsigned", "twos_complement"):
+        return 1, 0
+    # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In two's
+    # complement they are shifted by 2^(B−1).
+    return 2, (1 - 2**bits if encoding == "unsigned" else 1)
+
+
+def scaled_outside(spec: GemmSpec) -> bool:
+    """Whether the groups' scales are applied to a core's results by a unit beside it."""
+    if core_of(spec).own_scales:
+        return False
+    return spec.summable or any(field.name == "exponent" for field in spec.results)
+
+
 def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
     """Weights in a core's encoding.
 
@@ -83,14 +119,12 @@ def operand_for(weights: QuantizedWeights, encoding: str) -> Operand:
     """
     codes = weights.codes.astype(np.int64)
     if weights.scheme == "bipolar" and encoding in ("unsigned", "twos_complement"):
-        # q' = 2q − (2^B − 1): the codes q go to the core, the rest is a sum of activations. In
-        # two's complement they are shifted by 2^(B−1).
-        top = 2**weights.bits - 1
-        q = (codes + top) // 2
+        factor, offset = recoding(weights.scheme, weights.bits, encoding)
+        q = (codes + 2**weights.bits - 1) // 2
         if encoding == "unsigned":
             zero = np.zeros(weights.scale.shape, dtype=np.int64)
-            return Operand(w=q, z=zero, factor=2, offset=-top)
-        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=2, offset=1)
+            return Operand(w=q, z=zero, factor=factor, offset=offset)
+        return Operand(w=q - 2 ** (weights.bits - 1), z=None, factor=factor, offset=offset)
     if weights.scheme == "asymmetric" and encoding == "unsigned" and weights.zero is not None:
         return Operand(w=codes, z=weights.zero.astype(np.int64))
     if weights.scheme == "ternary" and encoding == "unsigned":

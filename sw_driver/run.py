@@ -28,12 +28,11 @@ from sim.harness import Model, Packed, verilate
 from sw_driver import cost
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
-from sw_driver.companions import scaled_outside
 from sw_driver.core import Core, core_of
 from sw_driver.mapping import Choices, core_ints, system_of
-from sw_driver.operands import Prepared, prepare, rounds
+from sw_driver.operands import Groups, Prepared, prepare, rounds, scaled_outside
 from sw_driver.report import Report, Table
-from sw_driver.scaling import Groups, Scaled, Scaler
+from sw_driver.scaling import Scaled, Scaler
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

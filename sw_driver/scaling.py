@@ -22,26 +22,9 @@ from sim.harness.beats import pack
 from sim.harness.compile import RUN_SHORT
 from sw_driver.companions import lanes_for, partial_sums
 from sw_driver.core import core_of
+from sw_driver.operands import Groups
 
 MAX_GROUPS = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Groups:
-    """What turns partial sums ``o`` into numbers: ``scale · (factor·o + offset·Σ a)``.
-
-    Attributes:
-        scale: ``(N, G)``, of the weights, ``float16``.
-        a_scale: ``(M, 1)`` ``float32``, or None where activations have no scale.
-        factor, offset: of the weights' encoding, see :class:`sw_driver.operands.Operand`.
-        row_sums: ``(M, G)`` integers, the sums of activations over a group.
-    """
-
-    scale: np.ndarray
-    a_scale: np.ndarray | None
-    factor: int
-    offset: int
-    row_sums: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +67,17 @@ class Scaler:
         core = core_of(self.spec)
         start, slope = core.job_cycles[self.bits - 1]
         cycles = start + -(-self.group // core.k) * slope
-        sums = partial_sums(self.spec)
-        # A doubled sum is the same wires one place up.
-        sums["partial_bits"] += (groups.factor - 1).bit_length()
-        # As wide as any row of such activations needs, and of one width for all products.
-        top = self.group << (core.activation_bits - 1)
         return spec_from_dict(
             {
                 "block": "scale_accumulate",
                 "name": f"{core.name}_scales",
                 "clock_mhz": core.clock_mhz,
                 "tile": {"m": core.m, "n": core.n},
-                **sums,
+                **partial_sums(self.spec, groups.factor, groups.offset, self.group),
                 "activation_scale": {
                     "format": "none" if groups.a_scale is None else "fp32",
                     "per": "job",
                 },
-                "zero_point_bits": abs(groups.offset).bit_length(),
-                "row_sum_bits": min(32, max(2, top.bit_length() + 1)) if groups.offset else 16,
                 "bias": "fp32" if biased else "none",
                 "lanes": lanes_for(core.m * core.n, cycles),
                 "max_groups": max(MAX_GROUPS, max_groups),

@@ -128,7 +128,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("refresh_waits", RTL, PLAIN, "a refresh does not go before a new order",
      "(owed.any() & (self.fresh | ~self.want))", "(owed.any() & ~self.want)"),
     ("refresh_open", RTL, PLAIN, "a refresh finds rows open",
-     "with m.If(is_open.any()):", "with m.If(is_open.all()):"),
+     "with m.If(is_open.any()), m.If(", "with m.If(is_open.all()), m.If("),
     ("all_hit_one", RTL, PLAIN, "all banks hit where one does",
      "hit.eq(~(mine & ~match).any())", "hit.eq((mine & match).any())"),
     ("order_over", RTL, PLAIN, "an order is taken over one that waits",

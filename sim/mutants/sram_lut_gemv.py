@@ -171,7 +171,7 @@ MUTANTS: tuple[Entry, ...] = (
      "found.eq(plane[number * capacity + row])",
      "found.eq(plane[(spec.rounds - 1 - number) * capacity + row])"),
     ("round_one_for_all", COLUMN, _ROUNDS, "all rounds add to the first one's sums",
-     "m.d.comb += chosen.eq(own[-1])", "m.d.comb += chosen.eq(own[0])"),
+     "m.d.comb += base.eq(own[-1])", "m.d.comb += base.eq(own[0])"),
     # The reuse table.
     ("hits_any_waiting", STEPS, _ROUNDS, "every row that waits hits",
      "share.eq(Mux(reuse, same, first))", "share.eq(Mux(reuse, waiting, first))"),

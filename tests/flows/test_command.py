@@ -96,3 +96,29 @@ def test_a_wrong_library_leaves_no_report(spec_file: Path, tmp_path: Path) -> No
     assert result.exit_code == 2
     assert result.stderr.startswith(f"{library}: the library must hold a cell of each needed")
     assert not out.exists()
+
+
+def test_area_in_the_banks_process_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "bank.yaml"
+    file.write_text(BANK)
+    data = json.loads(run(file, "--effort", "fast", "--json").stdout)
+    assert data["process_factor"] == 1.5
+    assert data["area_in_process"] == pytest.approx(1.5 * data["area"])
+    assert "macs_per_cycle" not in data
+    text = run(file, "--effort", "fast").stdout
+    assert "process factor: 1.50" in text
+    assert f"area in process: {1.5 * data['area']:,.2f}" in text
+
+
+BANK = """
+block: pim_bank
+name: bank
+clock_mhz: 1000.0
+column_bits: 64
+unit:
+  arithmetic: {block: mac_core, activations: {bits: 4}, weights: {bits: 4}, max_k: 16}
+  accumulators: 1
+  accumulator_bits: 16
+  activation: {segments: 0}
+process_factor: 1.5
+"""

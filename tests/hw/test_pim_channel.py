@@ -264,7 +264,7 @@ def composed(spec: PimChannelSpec, seed: int, count: int, each: int) -> tuple[Ch
     works = []
     for _ in range(-(-count // each)):
         composer = Composer(spec, rng, illegal=0.3)
-        for _ in range(each):
+        while len(composer.orders) < each:
             composer.add()
         works.append(composer.work())
     return tuple(works)

@@ -44,7 +44,7 @@ SAMPLE = (
     ("requantize", "fix_sticky", "value"),
     ("sram_lut_gemv", "never_hits", "cycles"),
     ("sram_lut_gemv", "counts_in_binary", "value"),
-    ("sram_lut_gemv", "drain_overrun", "protocol"),
+    ("sram_lut_gemv", "drain_overrun", "value"),
 )
 
 # Parts of integer cores that a core has its own of.

@@ -54,8 +54,8 @@ def test_projections_can_be_replaced(minilm: Bert) -> None:
 
 def test_parameters_are_those_of_the_architecture(minilm: Bert) -> None:
     sizes = [
-        int(np.prod(entry.shape))
-        for name, entry in minilm.checkpoint.entries.items()
+        entry.parameters
+        for name, entry in minilm.checkpoint.tensors.items()
         if name != "embeddings.position_ids"
     ]
     assert sum(sizes) == minilm.architecture.parameters == 22_713_216
@@ -198,7 +198,7 @@ def test_every_wrong_tensor_is_said_at_once(tmp_path: Path) -> None:
     packaged = model_folder("minilm")
     for name in ("config.json", "vocab.txt"):
         (tmp_path / name).write_bytes((packaged / name).read_bytes())
-    entries = Checkpoint(packaged / "model.safetensors").entries
+    entries = Checkpoint(packaged / "model.safetensors").tensors
     header, end = {}, 0
     for name, item in entries.items():
         header[name] = entry("I8", item.shape, (end, end := end + math.prod(item.shape)))

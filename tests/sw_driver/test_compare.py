@@ -42,7 +42,10 @@ def test_the_units_beside_a_core_keep_up(name: str, bits: int, group: int) -> No
     scales: Any = units["scales"]
     timing: Any = block("scale_accumulate").timing
     assert timing.constants(scales)["group_interval"] <= of_group
-    assert scales.partial_bits == core.result_bits
+    # Of one bit ±1 is 2q − 1, or 2q + 1 of codes 0 and −1.
+    assert scales.partial_bits == core.result_bits + (bits == 1)
+    assert scales.zero_point_bits == (bits == 1)
+    assert scales.row_sum_bits == (len(bin(group * 128)) - 1 if bits == 1 else 16)
     # One lane fewer would not do: the next smaller divisor is too slow.
     fewer = [n for n in range(1, scales.lanes) if scales.outputs % n == 0]
     assert not fewer or scales.outputs // fewer[-1] > of_group
@@ -64,13 +67,24 @@ def test_what_scales_floats_is_charged_or_said_not_to_be() -> None:
     scales: Any = block("scale_accumulate").golden
     (port,) = (stream for stream in scales.streams(unit.spec) if stream.name == "i_p")
     assert [field.width for field in port.fields] == [field.width for field in out.fields]
-    assert uncharged(spec) == ()
+    assert uncharged(spec, 4) == ()
     narrow = spec_of("lut_core", activations={"format": "fp8_e4m3", "exponent": "exact"})
     (unit,) = companions(narrow, bits=4, group=128)
     assert unit.spec.activation_scale.per == "job"  # type: ignore[attr-defined]
-    assert uncharged(narrow) == ("quantizer",)
+    assert uncharged(narrow, 4) == ("quantizer",)
     for name in ("mac_core", "mx_core", "bitserial_core"):
-        assert uncharged(spec_of(name)) == ()
+        assert uncharged(spec_of(name), 8) == ()
+    # One bit in unsigned codes: ±1 is 2q − 1, which takes the sum of a row of floats.
+    assert uncharged(spec, 1) == ("scales",)
+    assert companions(spec, bits=1, group=128) == ()
+
+
+@pytest.mark.parametrize("block_name", ["mx_core", "fp_core"])
+def test_scales_inside_a_core_are_charged_there(block_name: str) -> None:
+    spec = spec_of(block_name)
+    assert [item.purpose for item in companions(spec, bits=8, group=128)] == (
+        ["quantizer"] if block_name == "mx_core" else []
+    )
 
 
 def test_groups_too_short_for_the_unit_are_refused() -> None:

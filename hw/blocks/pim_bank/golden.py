@@ -412,5 +412,6 @@ def coverage_points(spec: PimBankSpec) -> tuple[str, ...]:
     points += ["keep=0", "keep=1", "function=identity", "function=relu"]
     points += ["sign=negative", "sign=positive"]
     if spec.table_columns:
-        points += ["function=table", "segment=first", "segment=inner", "segment=last"]
+        points += ["function=table", "segment=first", "segment=last"]
+        points += ["segment=inner"] if spec.unit.activation.segments > 2 else []
     return tuple(points)

@@ -627,6 +627,10 @@ def corner_works(spec: VectorUnitSpec, rng: np.random.Generator) -> tuple[Vector
         if function in WITH_U:
             # Corners of the format beside each other, infinities and zeros among them.
             works += [_cornered(spec, rng, work) for work in works[-6:]]
+            if isinstance(spec.port, FloatFormat):
+                works += [_zeroed(spec, rng, work) for work in works[-2:]]
+        if function == "rotary":
+            works += [_broken_ties(spec, rng, work) for work in works[-2:]]
     return tuple(works)
 
 
@@ -639,6 +643,51 @@ def _cornered(spec: VectorUnitSpec, rng: np.random.Generator, work: VectorWork) 
     u = None if work.u is None else codes(work.u)
     v = None if work.v is None else codes(work.v)
     return replace(work, x=codes(work.x), u=u, v=v)
+
+
+def _zeroed(spec: VectorUnitSpec, rng: np.random.Generator, work: VectorWork) -> VectorWork:
+    """A work with zeros of either sign for most operands."""
+
+    def codes(old: np.ndarray) -> np.ndarray:
+        sign = rng.integers(0, 2, size=old.shape) << (spec.port.width - 1)
+        return np.where(rng.random(old.shape) < 0.7, sign, old)
+
+    u = None if work.u is None else codes(work.u)
+    v = None if work.v is None else codes(work.v)
+    return replace(work, x=codes(work.x), u=u, v=v)
+
+
+def _broken_ties(spec: VectorUnitSpec, rng: np.random.Generator, work: VectorWork) -> VectorWork:
+    """A rotation whose sums are ties between two numbers, but for a product far below.
+
+    Of products of two significands those are taken that the bits between the ports tie, upwards
+    into a tie of the port's bits: the last rounding shows what the first one made of it.
+    """
+    port, bits = spec.port, spec.number.significand
+    if not isinstance(port, FloatFormat):
+        return work
+    mantissa = port.mantissa_bits
+    below, extra = 2 * (mantissa + 1) - bits, bits - (mantissa + 1)
+    if below < 1 or extra < 1:
+        return work
+    kept = 2 if extra == 1 else 1 << (extra - 1)
+    wanted = (kept << below) | (1 << (below - 1))
+    significands = np.arange(1 << mantissa, 2 << mantissa)
+    products = significands[:, None] * significands
+    usable = products % (1 << (below + extra + 1)) == wanted
+    usable &= products >= 2 << (2 * mantissa)
+    left, right = np.nonzero(usable)
+    if not len(left):
+        return work
+    chosen = rng.integers(0, len(left), size=work.x[:, ::2].shape)
+    one, least = port.bias << mantissa, 1 << mantissa
+
+    def signed(codes: np.ndarray) -> np.ndarray:
+        return codes | (rng.integers(0, 2, size=codes.shape) << (port.width - 1))
+
+    x, cos, sin = (np.full(work.x.shape, least) for _ in range(3))
+    x[:, 1::2], sin[:, ::2] = one | left[chosen], one | right[chosen]
+    return replace(work, x=signed(x), u=signed(cos), v=signed(sin))
 
 
 def exhaustive_works(spec: VectorUnitSpec) -> tuple[VectorWork, ...] | None:

@@ -181,7 +181,7 @@ class Lane(wiring.Component):
                     m.d.comb += self.s.eq(ring[0])
         if plan.beats:
             found["row"] = self._buffer(m, found["in"], result)
-        if "n" in found:
+        if "power" in plan.sources["b"]:
             found["power"] = self._power(m, found["n"])
         if "s" in found:
             for name in ("reciprocal", "root"):

@@ -497,7 +497,9 @@ def unsupported(arch: Architecture, system: PimSystem) -> list[str]:
     groups = arch.layer_groups
     if any(group.window is not None for group in groups):
         found.append("sliding windows are not mapped")
-    if any(group.mlp.experts or group.mlp.gated for group in groups):
+    if arch.latent is not None:
+        found.append("keys and values must be stored, not latents that stand for them")
+    if any(group.mlp.experts or group.mlp.gated or group.mlp.shared for group in groups):
         found.append("gated layers and experts need products of vectors, which no unit has")
     if len(groups) != 1:
         found.append("layers must be alike")

@@ -436,6 +436,7 @@ def test_a_model_larger_than_the_memory_is_refused_with_the_numbers() -> None:
     [
         ("llama-2-7b", {}, "gated layers and experts need products of vectors"),
         ("bert-base-uncased", {}, "must be a decoder with a head"),
+        ("deepseek-v2-lite", {}, "not latents that stand for them"),
         ("opt-125m", {}, "activation relu: the vector unit has it not"),
         ("phi-2", {}, "a layer must have two norms"),
         ("gpt2", {}, "vector_unit.max_length: must be at least 1024"),

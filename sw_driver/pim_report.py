@@ -163,6 +163,7 @@ def report_of(placed: Placement, steps: Sequence[Step]) -> PimReport:
     notes = [
         f"latencies are of channels and vector units; refreshes every {timing.nREFI} command "
         "clocks are in them; choosing the next token from the logits is not",
+        "seconds are of the given clocks: whether units reach them, synthesis tells",
         "rows hit: commands to columns that found their row open; a command to all banks counts "
         "once",
         "vector share: of the time, what channels wait for vector units",

@@ -30,6 +30,7 @@ from hw.formats import FP32
 from hw.formats.sums import DIGIT, LEAST, Sums
 from hw.lib import floats
 from hw.lib.floats import NO
+from hw.lib.select import equals
 
 STATE = 4 * DIGIT + 1
 """Bits of an ``fp32`` state: a sign, 24 bits from any place in the top digit, and one below."""
@@ -169,11 +170,6 @@ class _Kind:
 
 def _copies(bit: Value, count: int) -> Value:
     return bit.replicate(count) if count else Const(0, 0)
-
-
-def equals(value: Value, number: int) -> Value:
-    """Whether a value is that number; of 0 in the form that linters take for what it is."""
-    return value == number if number else ~value.any()
 
 
 def _moved(value: Value, by: int, low: Value = NO) -> Value:
@@ -322,7 +318,8 @@ class _Fixed(_Kind):
         inside: Value = Const(1, 1)
         outside: dict[str, Value] = {}
         if not sums.exact:
-            there = self.signal(1, "inside", (term.code >= max(first, 0)) & (term.code <= last))
+            least = term.code >= first if first > 0 else Const(1, 1)
+            there = self.signal(1, "inside", least & (term.code <= last))
             left_out = self.state(1, "outside")
             self.load(left_out, (~there & term.value.any()) | (left_out & self.hold))
             outside["outside"] = left_out

@@ -142,7 +142,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("peer_itself", RTL, _on("turn"), "a lane is its own neighbour",
      "peers[i ^ (spec.lanes >> (fold - slots + 1))]", "peers[i]"),
     ("saved_a_place_on", RTL, _on("norm"), "results go to another place of the buffer",
-     '_is(stages["address"], i)', "_is(address, i)"),
+     'equals(stages["address"], i)', "equals(address, i)"),
     ("saved_in_last_row", RTL, _on("sums"), "a sum is kept from its last row alone",
      "out_row & rows_left.any()", "out_row & ~rows_left.any()"),
     ("ring_still", LANE, _on("soft"), "a slot's number is not passed on",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hw.block import spec_from_dict
+from hw.block import blocks, spec_from_dict
 from hw.errors import SpecError
 from hw.spec import BlockSpec
 from rtl_gen import build as builder
@@ -85,6 +85,33 @@ def test_bytes_depend_on_the_specification_alone(tmp_path: Path, block: str) -> 
         assert "\r" not in text, name
         # No path of this machine and no time.
         assert not re.search(r"/(home|root|tmp|usr|work)/|\d\d:\d\d:\d\d", text), name
+
+
+EMIT = """
+import hashlib
+from hw.block import block, blocks, spec_from_dict
+from rtl_gen.emit import emit_verilog
+for name in blocks():
+    for fields in block(name).sweep[:2]:
+        text = emit_verilog(spec_from_dict({"block": name, "name": "dut", **fields}))
+        print(name, hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_no_block_depends_on_the_order_of_a_set() -> None:
+    found = []
+    for seed in ("1", "4"):
+        result = subprocess.run(
+            [sys.executable, "-c", EMIT],
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+        )
+        found.append(result.stdout.splitlines())
+    assert found[0] == found[1]
+    assert len({line.split()[0] for line in found[0]}) == len(blocks())
 
 
 def test_the_cache_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

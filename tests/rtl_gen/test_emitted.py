@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hw.block import spec_from_dict
+from hw.block import block, blocks, spec_from_dict
 from hw.errors import SpecError
 from hw.spec import BlockSpec
 from rtl_gen.build import build, build_files
@@ -186,6 +186,15 @@ def test_any_specification_builds_and_lints(tmp_path: Path, seed: int) -> None:
     for _ in range(6):
         spec = random_spec(choice)
         result = build(spec, tmp_path)
+        assert lint(result.verilog, result.waivers) == [], spec.canonical()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(blocks()))
+def test_every_form_of_a_block_lints(tmp_path: Path, name: str) -> None:
+    for index, fields in enumerate(block(name).sweep):
+        spec = spec_from_dict({"block": name, "name": "dut", **fields})
+        result = build(spec, tmp_path / str(index))
         assert lint(result.verilog, result.waivers) == [], spec.canonical()
 
 

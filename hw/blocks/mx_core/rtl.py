@@ -19,11 +19,12 @@ from hw.blocks.mx_core import golden
 from hw.blocks.mx_core.front import Decoded, Front, Plan, Scale, moved_up, product
 from hw.blocks.mx_core.spec import MxCoreSpec
 from hw.lib.cuts import Cuts
-from hw.lib.float_accumulator import Term, accumulate, equals
+from hw.lib.float_accumulator import Term, accumulate
 from hw.lib.floats import NO
 from hw.lib.gemm_shell import design
 from hw.lib.heap import Bit, Heap
 from hw.lib.passes import PlanePasses
+from hw.lib.select import equals
 
 # Estimated delays in full adders: a looked-up term behind the registers, a product of one digit,
 # every further digit, a move, an exclusive or, an AND with a factor.

@@ -27,6 +27,7 @@ from hw.lib.float_ops import MINUS_ZERO, add, factor, multiply, registers
 from hw.lib.floats import unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
+from hw.lib.select import equals, word_of
 
 MAC, BIAS, ACTIVATE, READ = range(4)
 
@@ -65,7 +66,7 @@ class PimBank(wiring.Component):
         is_mac, is_read, is_activate = Signal(), Signal(), Signal()
         is_table = Signal()
         m.d.comb += [
-            is_mac.eq(op["kind"] == MAC),
+            is_mac.eq(equals(op["kind"], MAC)),
             is_read.eq(op["kind"] == READ),
             is_activate.eq(op["kind"] == ACTIVATE),
         ]
@@ -239,7 +240,7 @@ class PimBank(wiring.Component):
                 (write, value, where),
             )
         for number, accumulator in enumerate(accumulators):
-            with m.If(write & (where == number)):
+            with m.If(write & equals(where, number)):
                 m.d.sync += accumulator.eq(value)
         return m
 
@@ -277,11 +278,7 @@ class PimBank(wiring.Component):
                 wanted.eq(self._segment(m, chosen)),
             ]
         low = (spec.entries - 1).bit_length()
-        picked = Signal(32, name="picked")
-        with m.Switch(wanted[:low]):
-            for number in range(spec.entries):
-                with m.Case(number):
-                    m.d.comb += picked.eq(self.i_w.payload.word_select(number, 32))
+        picked = word_of(m, "picked", self.i_w.payload, 32, wanted[:low])
         here = Signal(name="column_wanted")
         if spec.table_columns > 1:
             # Columns count down from the table's first.

@@ -38,6 +38,7 @@ from hw.lib.float_ops import add, factor, multiply, registers
 from hw.lib.floats import unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
+from hw.lib.select import equals, word_of
 
 NOTHING, READ, MAC, MAC_ALL, FUNCTION, COPY, MULTIPLY, SUM = range(8)
 """What a column is for when it comes."""
@@ -112,9 +113,11 @@ class Sequencer(wiring.Component):
             for command in Command
             if command is not Command.NOP
         }
-        m.d.comb += [flag.eq(self.command == command) for command, flag in issued.items()]
+        m.d.comb += [
+            flag.eq(equals(self.command, int(command))) for command, flag in issued.items()
+        ]
         here = [Signal(name=f"at_bank_{bank}") for bank in banks]
-        m.d.comb += [flag.eq(self.command_bank == bank) for bank, flag in enumerate(here)]
+        m.d.comb += [flag.eq(equals(self.command_bank, bank)) for bank, flag in enumerate(here)]
 
         # Counters, and for each command whether those of its rows have come far enough.
         allowed = self._allowed(m, issued, here)
@@ -176,6 +179,8 @@ class Sequencer(wiring.Component):
             for step, command in orders.COMMANDS.items():
                 with m.Case(int(step)):
                     m.d.comb += [column.eq(command), column_free.eq(free[command])]
+            with m.Default():
+                m.d.comb += [column.eq(0), column_free.eq(0)]
         m.d.comb += [self.command_bank.eq(self.bank), self.command_row.eq(self.row)]
         with m.If(refresh):
             with m.If(is_open.any()), m.If(free[Command.PREA]):
@@ -277,7 +282,7 @@ class _Allowed:
 
 def _is(value: Value, members: Iterable[int]) -> Value:
     """Whether a value is one of some constants."""
-    return Cat(*(value == int(member) for member in members)).any()
+    return Cat(*(equals(value, int(member)) for member in members)).any()
 
 
 class Buffer(wiring.Component):
@@ -314,7 +319,7 @@ class Buffer(wiring.Component):
             m.submodules[f"memory_{piece}"] = memory
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [
-                write.en.eq(self.write & (self.write_word[:low] == piece if low else 1)),
+                write.en.eq(self.write & (equals(self.write_word[:low], piece) if low else 1)),
                 write.addr.eq(self.write_word[low:]),
                 write.data.eq(self.data),
                 read.addr.eq(self.read_word[low:]),
@@ -587,7 +592,7 @@ class PimChannel(wiring.Component):
         single = _is(step, (Step.BIAS, Step.FUNCTION, Step.FETCH))
         with m.If(code.any() | single):
             m.d.comb += left.eq(1)
-        with m.Elif(step == Step.AF):
+        with m.Elif(equals(step, Step.AF)):
             m.d.comb += left.eq(spec.bank.table_columns)
         dot = _is(step, (Step.MAC, Step.MACA))
         place = Signal(place_bits, name="asked")
@@ -617,7 +622,7 @@ class PimChannel(wiring.Component):
         return at
 
     def _last_pass(self, at: Mapping[str, Signal]) -> Value:
-        return at["pass"] == len(self.spec.bank.passes) - 1
+        return equals(at["pass"], len(self.spec.bank.passes) - 1)
 
     def _advance(
         self,
@@ -640,7 +645,7 @@ class PimChannel(wiring.Component):
                 at["place"].eq(at["place"] + 1),
                 at["word"].eq(at["word"] + Mux(dot, pieces, 1)),
             ]
-            with m.If(at["step"] == Step.FETCH):
+            with m.If(equals(at["step"], Step.FETCH)):
                 m.d.sync += [at["step"].eq(Step.GIVE), at["left"].eq(spec.give_beats)]
             if len(passes) > 1:
                 # On to the next pass: its blocks begin at multiples of the K steps.
@@ -655,6 +660,8 @@ class PimChannel(wiring.Component):
                                 following["next_activations"].eq(activations),
                                 following["next_weights"].eq(weights),
                             ]
+                    with m.Default():
+                        m.d.comb += [value.eq(0) for value in following.values()]
                 with m.If(~at["left"][1:].any() & ~self._last_pass(at)):
                     m.d.sync += [
                         at["pass"].eq(at["pass"] + 1),
@@ -699,6 +706,8 @@ class PimChannel(wiring.Component):
                     m.d.comb += kind.eq(value)
             with m.Case(int(Step.EW)):
                 m.d.comb += kind.eq(Mux(at["multiply"], MULTIPLY, SUM))
+            with m.Default():
+                m.d.comb += kind.eq(NOTHING)
         steps = (spec.bank.core.max_k_steps - 1).bit_length() or 1
         entry: dict[str, Value] = {
             "kind": kind,
@@ -741,7 +750,7 @@ class PimChannel(wiring.Component):
             "row": place_row,
             "column": at["place"][: self.column_bits] if self.column_bits else Const(0, 1),
             "write": data,
-            "copies": at["step"] == Step.CPW,
+            "copies": equals(at["step"], Step.CPW),
             "piece": at["word"][:low],
         }
         staged = {}
@@ -753,7 +762,7 @@ class PimChannel(wiring.Component):
             staged[name] = register
         word: Value = row
         if low:
-            word = row.word_select(staged["piece"], bits)
+            word = word_of(m, "piece_of_row", row, bits, staged["piece"])
         held = {}
         for name in ("command", "bank", "row", "column", "write"):
             value = staged[name]
@@ -803,11 +812,7 @@ class PimChannel(wiring.Component):
             o_row=row,
         )
 
-        picked = Signal(bits, name="column_of_bank")
-        with m.Switch(arriving["bank"]):
-            for bank in banks:
-                with m.Case(bank):
-                    m.d.comb += picked.eq(self.dram_read.word_select(bank, bits))
+        picked = word_of(m, "column_of_bank", self.dram_read, bits, arriving["bank"])
 
         # Units.
         immediate, given = Signal(name="op_now"), Signal(name="op_given")
@@ -823,9 +828,9 @@ class PimChannel(wiring.Component):
             m.d.sync += [
                 now["kind"].eq(
                     Mux(
-                        step == Step.BIAS,
+                        equals(step, Step.BIAS),
                         unit_rtl.BIAS,
-                        Mux(step == Step.FETCH, unit_rtl.READ, unit_rtl.ACTIVATE),
+                        Mux(equals(step, Step.FETCH), unit_rtl.READ, unit_rtl.ACTIVATE),
                     )
                 ),
                 now["accumulator"].eq(at["accumulator"]),
@@ -843,16 +848,16 @@ class PimChannel(wiring.Component):
         }
         fields = next(i for i in unit_golden.streams(spec.bank) if i.name == "i_op").fields
         given_last = Signal(name="accumulators_given")
-        m.d.comb += given_last.eq(go & last & (step == Step.GIVE))
+        m.d.comb += given_last.eq(go & last & equals(step, Step.GIVE))
         lanes: list[Value] = []
         for bank in banks:
             mine = Signal(name=f"op_mine_{bank}")
             comes = Signal(name=f"column_mine_{bank}")
             m.d.comb += [
                 mine.eq(
-                    immediate | (begins & ((before["kind"] != MAC) | (before["bank"] == bank)))
+                    immediate | (begins & ((before["kind"] != MAC) | equals(before["bank"], bank)))
                 ),
-                comes.eq((arriving["kind"] != MAC) | (arriving["bank"] == bank)),
+                comes.eq((arriving["kind"] != MAC) | equals(arriving["bank"], bank)),
             ]
             op["bias"] = biases.word_select(bank, 16)
             result = Signal(spec.unit.accumulator_bits, name=f"accumulator_of_{bank}")
@@ -862,6 +867,11 @@ class PimChannel(wiring.Component):
                 i_rst=ResetSignal(),
                 i_i_op__payload=Cat(*(op[entry.name][: entry.width] for entry in fields)),
                 i_i_op__valid=mine,
+                # The sequencer knows when a unit is free.
+                o_i_op__ready=Signal(name=f"op_ready_{bank}"),
+                o_i_a__ready=Signal(name=f"a_ready_{bank}"),
+                o_i_w__ready=Signal(name=f"w_ready_{bank}"),
+                o_o__valid=Signal(name=f"o_valid_{bank}"),
                 i_i_a__payload=row,
                 i_i_a__valid=_is(arriving["kind"], (MAC, MAC_ALL)) & comes,
                 i_i_w__payload=self.dram_read.word_select(bank, bits),
@@ -879,15 +889,17 @@ class PimChannel(wiring.Component):
             for number in range(spec.give_beats):
                 with m.Case(spec.give_beats - number):
                     m.d.comb += beat.eq(wide.word_select(number, bits))
+            with m.Default():
+                m.d.comb += beat.eq(0)
         gives = Signal(name="gives")
         m.d.comb += [
-            gives.eq(go & (step == Step.GIVE)),
+            gives.eq(go & equals(step, Step.GIVE)),
             columns.push.eq(gives | (arriving["kind"] == READ)),
             columns.data.eq(Mux(gives, beat, picked)),
         ]
 
         # The buffer's writing side: the host, a copy, a combination.
-        with m.If(go & (step == Step.BUFFER)):
+        with m.If(go & equals(step, Step.BUFFER)):
             m.d.comb += [write.eq(1), write_word.eq(at["word"]), written.eq(data)]
         with m.If(arriving["kind"] == COPY):
             m.d.comb += [write.eq(1), write_word.eq(arriving["word"]), written.eq(picked)]
@@ -896,7 +908,7 @@ class PimChannel(wiring.Component):
             return
         operand: Value = row
         if low:
-            operand = row.word_select(arriving["word"][:low], bits)
+            operand = word_of(m, "element_word", row, bits, arriving["word"][:low])
         combined = []
         for number in range(bits // kind.bits):
             element = Signal(kind.bits, name=f"element_{number}")

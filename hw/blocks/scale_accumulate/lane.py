@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -23,6 +21,7 @@ from hw.lib.float_ops import (
     registers,
 )
 from hw.lib.floats import NO, round_to, unpack
+from hw.lib.select import choice
 
 
 class Lane(wiring.Component):
@@ -243,11 +242,6 @@ _MULTIPLY_AT = ("left", "right", "product", "moved", "rounded")
 
 _ADD_AT = ("aligned", "counted")
 """Cuts of the addition that have registers."""
-
-
-def choice(m: Module, number: int, count: int) -> AbstractContextManager[None]:
-    """The branch of a number below ``count``; the last one takes what never comes, too."""
-    return m.Default() if number == count - 1 else m.Case(number)
 
 
 def _behind(cut: Cut, point: str, parts: Factor) -> Factor:

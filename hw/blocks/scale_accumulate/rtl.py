@@ -9,10 +9,11 @@ from amaranth.lib import wiring
 
 from hw.block import Design
 from hw.blocks.scale_accumulate import golden
-from hw.blocks.scale_accumulate.lane import Lane, choice
+from hw.blocks.scale_accumulate.lane import Lane
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
+from hw.lib.select import choice
 
 
 class ScaleAccumulate(wiring.Component):

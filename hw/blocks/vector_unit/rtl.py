@@ -14,6 +14,7 @@ from hw.blocks.vector_unit.program import Instruction, assemble
 from hw.blocks.vector_unit.spec import FUNCTIONS, SLOTS, VectorUnitSpec
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
+from hw.lib.select import equals
 
 SLOT_BITS = SLOTS.bit_length() - 1
 
@@ -191,8 +192,8 @@ class VectorUnit(wiring.Component):
             element, result = Signal(plan.beats), Signal(plan.beats)
             for i in range(plan.beats):
                 m.d.comb += [
-                    element[i].eq(advance & now["keep"] & there & _is(address, i)),
-                    result[i].eq(advance & stages["saves"] & _is(stages["address"], i)),
+                    element[i].eq(advance & now["keep"] & there & equals(address, i)),
+                    result[i].eq(advance & stages["saves"] & equals(stages["address"], i)),
                 ]
             shared |= {"read": address, "write_element": element, "write_result": result}
         self._lanes(m, shared, held, now, there, ends, last_lane, last)
@@ -241,7 +242,7 @@ class VectorUnit(wiring.Component):
                 i_clk=ClockSignal(),
                 i_rst=ResetSignal(),
                 **outputs,
-                **{f"i_{name}": own[name] for name in self.lane.members},
+                **{f"i_{name}": own[name] for name in own if name in self.lane.members},
             )
             words.append(y)
         m.d.comb += self.o.payload.eq(Cat(*words, last))
@@ -301,11 +302,6 @@ class VectorUnit(wiring.Component):
 
     def _epsilon(self, described: dict[str, Signal]) -> Value:
         return Cat(described.get("epsilon", Const(0, self.spec.number.width - 1)), Const(0, 1))
-
-
-def _is(value: Value, number: int) -> Value:
-    """Whether a value is a number."""
-    return value == number if number else ~value.any()
 
 
 def _fields(item: Instruction, code: Callable[[float], int], plan: Plan) -> dict[str, int]:

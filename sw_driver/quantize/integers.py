@@ -1,20 +1,45 @@
-"""Quantizers to what the cores take: weights in groups along K, activations per token.
+"""Integer quantizers: weights per tensor, channel or group along K, activations per token.
 
 All are round to nearest, ties to even, with the clip forced after rounding. Scales are stored as
 float16 by default, and the codes are those of the stored scale, so that nothing is lost twice.
+
+What a scale spans is chosen by ``clip``:
+
+- ``absmax``: everything; nothing is clipped. Of ternary codes and of one bit it is the mean
+  magnitude instead.
+- ``mse``: a stated search for the least squared error of each group. Scales of
+  ``clipping.SHARES`` of that of ``absmax`` are tried; each gives codes, and codes ``q`` have a best
+  scale ``Σ x·q / Σ q²``, with which the error is ``Σ x² − (Σ x·q)² / Σ q²``. From the best of them
+  ``clipping.ROUNDS`` rounds of codes and best scale follow, none worse than the one before.
+- ``exact``: the least squared error that any scale has (:func:`sw_driver.quantize.clipping.best`).
+  Slow from 5 bits on, and refused above ``clipping.MAX_EXACT_BITS``.
+
+Zero points stay what ``absmax`` has made them in ``mse``, all are tried in ``exact``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-Scheme = Literal["asymmetric", "symmetric", "bipolar", "ternary"]
+from sw_driver.quantize.clipping import (
+    MAX_EXACT_BITS,
+    Grid,
+    Scheme,
+    absmax,
+    best,
+    check_finite,
+    extremes,
+    search,
+)
 
-_BLOCK = 1 << 18
+Clip = Literal["absmax", "mse", "exact"]
+Group = int | Literal["channel", "tensor"]
+
+_BLOCK = 1 << 17
 """Elements worked on at a time, so that every pass finds them in the processor's cache."""
 
 
@@ -66,32 +91,33 @@ class QuantizedActivations:
 
 
 def quantize_asymmetric(
-    w: np.ndarray, bits: int, group: int, *, scale_dtype: type = np.float16
+    w: np.ndarray,
+    bits: int,
+    group: Group,
+    *,
+    scale_dtype: type = np.float16,
+    clip: Clip = "absmax",
 ) -> QuantizedWeights:
     """Codes 0 to ``2^B − 1`` that span every group's minimum to maximum, zero included.
+
+    Args:
+        w: floats ``(N, K)``. bits: 1 to 8.
+        group: elements of K that share a scale; ``channel`` for all of a row, ``tensor`` for all.
+        clip: see the module.
 
     Raises:
         ValueError: the shape, a width, the group or a value is wrong.
     """
-    top = 2**bits - 1
-
-    def block(x: np.ndarray, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
-        low = np.minimum(x.min(axis=2), 0)
-        high = np.maximum(x.max(axis=2), 0)
-        scale[...] = _stored((high - low) / np.float32(top), scale_dtype)
-        step = scale.astype(np.float32)
-        zero[...] = np.clip(np.rint(-low / step), 0, top)
-        x /= step[..., None]
-        np.rint(x, out=x)
-        x += zero[..., None]
-        np.clip(x, 0, top, out=x)
-        codes[...] = x
-
-    return _quantize("asymmetric", w, bits, group, scale_dtype, block)
+    return _quantize("asymmetric", w, bits, group, scale_dtype, clip)
 
 
 def quantize_symmetric(
-    w: np.ndarray, bits: int, group: int, *, scale_dtype: type = np.float16
+    w: np.ndarray,
+    bits: int,
+    group: Group,
+    *,
+    scale_dtype: type = np.float16,
+    clip: Clip = "absmax",
 ) -> QuantizedWeights:
     """Codes up to ±(``2^(B−1) − 1``); the most negative two's complement code is not used.
 
@@ -100,22 +126,16 @@ def quantize_symmetric(
     """
     if bits == 1:
         raise ValueError("bits: must be at least 2 for symmetric codes, got 1")
-    top = 2 ** (bits - 1) - 1
-
-    def block(x: np.ndarray, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
-        scale[...] = _stored(_absmax(x) / np.float32(top), scale_dtype)
-        x /= scale.astype(np.float32)[..., None]
-        np.rint(x, out=x)
-        # Where the stored scale is rounded down far enough the extreme is top + 1 before this
-        # (arXiv 2510.25602 has it at 16.8 % of extremes in bfloat16).
-        np.clip(x, -top, top, out=x)
-        codes[...] = x
-
-    return _quantize("symmetric", w, bits, group, scale_dtype, block)
+    return _quantize("symmetric", w, bits, group, scale_dtype, clip)
 
 
 def quantize_bipolar(
-    w: np.ndarray, bits: int, group: int, *, scale_dtype: type = np.float16
+    w: np.ndarray,
+    bits: int,
+    group: Group,
+    *,
+    scale_dtype: type = np.float16,
+    clip: Clip = "absmax",
 ) -> QuantizedWeights:
     """Odd codes up to ±(``2^B − 1``): no zero, all levels used (arXiv 2409.17870).
 
@@ -125,24 +145,16 @@ def quantize_bipolar(
     Raises:
         ValueError: as :func:`quantize_asymmetric`.
     """
-    top = 2**bits - 1
-
-    def block(x: np.ndarray, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
-        size = np.abs(x).mean(axis=2) if bits == 1 else _absmax(x)
-        scale[...] = _stored(size / np.float32(top), scale_dtype)
-        # The nearest odd integer to v is 2·floor(v / 2) + 1.
-        x /= 2 * scale.astype(np.float32)[..., None]
-        np.floor(x, out=x)
-        x *= 2
-        x += 1
-        np.clip(x, -top, top, out=x)
-        codes[...] = x
-
-    return _quantize("bipolar", w, bits, group, scale_dtype, block)
+    return _quantize("bipolar", w, bits, group, scale_dtype, clip)
 
 
 def quantize_ternary(
-    w: np.ndarray, bits: int, group: int, *, scale_dtype: type = np.float16
+    w: np.ndarray,
+    bits: int,
+    group: Group,
+    *,
+    scale_dtype: type = np.float16,
+    clip: Clip = "absmax",
 ) -> QuantizedWeights:
     """−1, 0 and 1 by the mean magnitude of each group (absmean, BitNet b1.58, arXiv 2402.17764).
 
@@ -154,15 +166,7 @@ def quantize_ternary(
     """
     if bits != 2:
         raise ValueError(f"bits: must be 2 for ternary codes, got {bits}")
-
-    def block(x: np.ndarray, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
-        scale[...] = _stored(np.abs(x).mean(axis=2), scale_dtype)
-        x /= scale.astype(np.float32)[..., None]
-        np.rint(x, out=x)
-        np.clip(x, -1, 1, out=x)
-        codes[...] = x
-
-    return _quantize("ternary", w, bits, group, scale_dtype, block)
+    return _quantize("ternary", w, bits, group, scale_dtype, clip)
 
 
 SCHEMES: dict[Scheme, Callable[..., QuantizedWeights]] = {
@@ -194,9 +198,10 @@ def quantize_activations(
     for start in range(0, len(x), rows):
         part = slice(start, start + rows)
         values = x[part].astype(np.float32)
-        if not np.isfinite(values).all():
-            raise ValueError("x: must be finite")
-        step = _absmax(values[:, None])[:, 0] / np.float32(top)
+        largest = absmax(values[:, None])[:, 0]
+        if not np.isfinite(largest).all():
+            check_finite("x", values, start, 0)
+        step = largest / np.float32(top)
         step[step == 0] = 1
         scale[part] = step
         values /= step[:, None]
@@ -222,39 +227,47 @@ def _quantize(
     scheme: Scheme,
     w: np.ndarray,
     bits: int,
-    group: int,
+    group: Group,
     scale_dtype: type,
-    block: Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None],
+    clip: Clip,
 ) -> QuantizedWeights:
-    """Runs ``block`` over rows, ``(rows, groups, group)`` at a time, the last short group apart."""
+    """Scales of all groups, then codes, over as many rows at a time as a cache holds."""
     w = _checked("w", w)
     if not 1 <= bits <= 8:
         raise ValueError(f"bits: must lie in [1, 8], got {bits}")
+    if clip not in ("absmax", "mse", "exact"):
+        raise ValueError(f"clip: must be absmax, mse or exact, got {clip!r}")
+    if clip == "exact" and bits > MAX_EXACT_BITS:
+        raise ValueError(f"clip: exact must have at most {MAX_EXACT_BITS} bits, got {bits}")
+    n, k = w.shape
+    whole_tensor = group == "tensor"
+    if isinstance(group, str):
+        if group not in ("channel", "tensor"):
+            raise ValueError(f"group: must be a number, channel or tensor, got {group!r}")
+        group = k
     if group < 1:
         raise ValueError(f"group: must be positive, got {group}")
-    n, k = w.shape
     group = min(group, k)
-    whole, rest = divmod(k, group)
+    count = -(-k // group)
     wide = (scheme == "asymmetric" and bits == 8) or (scheme == "bipolar" and bits == 8)
     codes = np.empty((n, k), dtype=np.int16 if wide else np.int8)
-    scale = np.empty((n, whole + (rest > 0)), dtype=scale_dtype)
-    zero = np.zeros((n, whole + (rest > 0)), dtype=np.int16)
+    scale = np.empty((n, count), dtype=scale_dtype)
+    zero = np.zeros((n, count), dtype=np.int16)
+    grid = Grid(scheme=scheme, bits=bits)
+    if whole_tensor:
+        scale[...], zero[...] = _tensor_fit(grid, w, scale_dtype, clip)
     rows = max(1, _BLOCK // k)
     for start in range(0, n, rows):
         part = slice(start, min(n, start + rows))
-        count = part.stop - start
         x = w[part].astype(np.float32, order="C")
-        if not np.isfinite(x).all():
-            raise ValueError("w: must be finite")
-        body = x[:, : whole * group]
-        spans = [(body.reshape(count, whole, group), 0, whole)]
-        if rest:
-            spans.append((x[:, whole * group :].reshape(count, 1, rest), whole, whole + 1))
-        for values, first, last in spans:
-            columns = slice(first * group, first * group + values.shape[1] * values.shape[2])
-            made = np.empty(values.shape, dtype=codes.dtype)
-            block(values, made, scale[part, first:last], zero[part, first:last])
-            codes[part, columns] = made.reshape(count, -1)
+        for columns, first, last in _spans(k, group):
+            values = x[:, columns].reshape(len(x), last - first, -1)
+            at = part, slice(first, last)
+            if not whole_tensor:
+                found, zeros = _group_fit(grid, values, start, columns.start, scale_dtype, clip)
+                scale[at], zero[at] = found, zeros
+            grid.encode(values, scale[at].astype(np.float32), zero[at])
+            codes[part, columns] = values.reshape(len(x), -1)
     return QuantizedWeights(
         scheme=scheme,
         bits=bits,
@@ -265,6 +278,72 @@ def _quantize(
     )
 
 
+def _spans(k: int, group: int) -> list[tuple[slice, int, int]]:
+    """Columns of all whole groups, and of the last short one: the columns, and which groups."""
+    whole, rest = divmod(k, group)
+    spans = [(slice(0, whole * group), 0, whole)]
+    if rest:
+        spans.append((slice(whole * group, k), whole, whole + 1))
+    return spans
+
+
+def _group_fit(
+    grid: Grid, x: np.ndarray, row: int, column: int, dtype: type, clip: Clip
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stored scale and zero point ``(rows, groups)`` of values ``(rows, groups, group)``."""
+    if grid.by_mean:
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = np.abs(x).mean(axis=2)
+            if not np.isfinite(size).all():
+                check_finite("w", x.reshape(len(x), -1), row, column)
+                size = np.abs(x).mean(axis=2, dtype=np.float64).astype(np.float32)
+        low, high = -size, size
+    else:
+        low, high = extremes(x)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            check_finite("w", x.reshape(len(x), -1), row, column)
+    scale, zero = grid.fit(low, high, dtype)
+    if clip == "absmax":
+        return scale, zero
+    if clip == "exact":
+        return best(grid, x, scale, zero, dtype)
+    return search(grid, x, scale, zero, dtype)
+
+
+def _tensor_fit(
+    grid: Grid, w: np.ndarray, dtype: type, clip: Clip
+) -> tuple[np.ndarray, np.ndarray]:
+    """The one scale and zero point of a tensor, ``(1, 1)``."""
+    if clip == "exact":
+        x = w.astype(np.float32).reshape(1, 1, -1)
+        check_finite("w", w.astype(np.float32), 0, 0)
+        return _group_fit(grid, x, 0, 0, dtype, clip)
+    rows = max(1, _BLOCK // w.shape[1])
+    parts = [slice(start, start + rows) for start in range(0, len(w), rows)]
+    low = high = np.zeros((1, 1), dtype=np.float32)
+    total = 0.0
+    for part in parts:
+        x = w[part].astype(np.float32, order="C").reshape(1, 1, -1)
+        bottom, top = x.min(axis=2), x.max(axis=2)
+        if not (np.isfinite(bottom).all() and np.isfinite(top).all()):
+            check_finite("w", x.reshape(-1, w.shape[1]), part.start, 0)
+        low, high = np.minimum(low, bottom), np.maximum(high, top)
+        if grid.by_mean:
+            total += float(np.abs(x).sum(dtype=np.float64))
+    if grid.by_mean:
+        high = np.full((1, 1), total / w.size, dtype=np.float32)
+        low = -high
+    scale, zero = grid.fit(low, high, dtype)
+    if clip == "absmax":
+        return scale, zero
+
+    def blocks() -> Iterator[np.ndarray]:
+        for part in parts:
+            yield w[part].astype(np.float32, order="C").reshape(1, 1, -1)
+
+    return search(grid, blocks, scale, zero, dtype)
+
+
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != 2 or not array.size:
@@ -272,14 +351,3 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name}: must hold floating-point numbers, got {array.dtype}")
     return array
-
-
-def _absmax(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x.max(axis=2), -x.min(axis=2))
-
-
-def _stored(scale: np.ndarray, dtype: type) -> np.ndarray:
-    """Scales as they are stored: never 0, never beyond the type's normal range."""
-    limits = np.finfo(dtype)
-    scale = np.where(scale == 0, np.float32(1), scale)
-    return np.clip(scale, np.float32(limits.tiny), np.float32(limits.max)).astype(dtype)

@@ -20,12 +20,11 @@ from hw.gemm import GemmSpec
 from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
-from sim.gemm import GemmPlan
 from sim.harness import Model, verilate
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
 from sw_driver.core import core_of
-from sw_driver.operands import prepare, rounds
+from sw_driver.operands import prepare, reference
 from sw_driver.quantize.treatments import Treatment, treatments
 from sw_driver.report import Report, Table
 from sw_driver.run import DEFAULT_GROUP, DEFAULT_TEXT, LayerRunner, cosine, sqnr_db
@@ -120,7 +119,7 @@ class _Products:
                 grouped=self.grouped,
             )
             self.quantizer = made.quantizer
-            return made.finish([self._reference(plan) for plan in made.plans])
+            return made.finish([reference(self.spec, plan) for plan in made.plans])
         output, run = self.runner.linear(name, x, w, None, self.bits)
         self.quantizer = run.scheme
         self.results += run.results
@@ -133,12 +132,6 @@ class _Products:
                 f"{run.first_mismatch}"
             )
         return output
-
-    def _reference(self, plan: GemmPlan) -> dict[str, np.ndarray]:
-        """What a GEMM gives: exact integers are the plain product, without its tiles."""
-        if not rounds(self.spec):
-            return {"o": plan.product()}
-        return plan.assemble(plan.expected())
 
 
 def measure(

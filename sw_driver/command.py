@@ -531,6 +531,13 @@ def _widths_behind(files: Sequence[str]) -> dict[Path, tuple[int, ...]]:
     help="Rows of a layer that are measured where there are no activations.",
 )
 @click.option(
+    "--sensitivity",
+    type=click.Choice(["model", "layer"]),
+    default="model",
+    show_default=True,
+    help="Of an encoder, whose error: the model's with one layer quantized, or the layer's own.",
+)
+@click.option(
     "--area",
     "areas",
     metavar="FILE.json",
@@ -582,6 +589,7 @@ def allot(
     buffer_kib: int,
     texts: tuple[str, ...],
     rows: int,
+    sensitivity: str,
     areas: tuple[Path, ...],
     efficiency: float,
     solver: str,
@@ -592,8 +600,8 @@ def allot(
 ) -> None:
     """Choose bits, and a core, for every layer within budgets, proven best.
 
-    MODEL is minilm, a folder of a BERT encoder (the error of layers' outputs is measured on real
-    activations), or another checkpoint (that of their weights). Cycles, bytes and memory are the
+    MODEL is minilm, a folder of a BERT encoder (errors are measured on real activations), or
+    another checkpoint (errors of the weights alone). Cycles, bytes and memory are the
     mapper's, of all phases; the allotment of least summed error within the budgets is exact.
     """
     from rtl_gen.specfile import load_specs
@@ -622,6 +630,7 @@ def allot(
         buffer_bytes=buffer_kib * 1024,
         texts=texts,
         rows=rows,
+        sensitivity=sensitivity,  # type: ignore[arg-type]
         areas=areas,
         efficiency=efficiency,
         solver=solver,  # type: ignore[arg-type]

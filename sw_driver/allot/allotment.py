@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from sw_driver.allot.sensitivity import (
     ROWS,
     Layer,
     embeddings,
+    model_errors,
     output_errors,
     weight_errors,
 )
@@ -31,6 +32,7 @@ from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, read_json
 from sw_driver.core import Core, core_of
 from sw_driver.map_report import MAX_SYNTH_BYTES, read_area, workloads_of
+from sw_driver.mapping import BUFFER_BYTES
 from sw_driver.report import Report, Table
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ DEFAULT_WIDTHS = (2, 3, 4, 6, 8)
 DEFAULT_GROUP = 64
 POINTS = 12
 MAX_POINTS = 200
+
+Sensitivity = Literal["model", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +131,10 @@ def allot(
     context: int | None = None,
     batch: int = 1,
     group: int = DEFAULT_GROUP,
-    buffer_bytes: int | None = None,
+    buffer_bytes: int = BUFFER_BYTES,
     texts: Sequence[str] = (),
     rows: int = ROWS,
+    sensitivity: Sensitivity = "model",
     areas: Sequence[Path] = (),
     efficiency: float = 0.0,
     solver: Solver = "auto",
@@ -149,6 +154,8 @@ def allot(
         prefill, decode, context, batch: the phases, see ``rtlgen map``.
         group: elements of K that share a scale of integers.
         texts: calibration texts. rows: of a matrix, where weights are measured.
+        sensitivity: of an encoder, whose error is measured: the ``model``'s, with one layer
+            quantized at a time, or the ``layer``'s own.
         areas: JSON of ``rtlgen synth --json`` or ``rtlgen compare --json``.
         efficiency: ``β`` of OHQ's objective (arXiv 2309.01945): least of error by the largest error
             plus β times cycles by the most cycles; 0 for the error alone.
@@ -168,8 +175,10 @@ def allot(
     plain = replace(arch, storage=())
     works = workloads_of(plain, prefill=prefill, decode=decode, context=context, batch=batch)
     costs = Costs(works, cores, places, group=group, buffer_bytes=buffer_bytes)
+    measured = sensitivity if bert is not None else "weights"
     if bert is not None:
-        errors = output_errors(bert, gemms, places, group=group, texts=texts or CALIBRATION)
+        measure = model_errors if sensitivity == "model" else output_errors
+        errors = measure(bert, gemms, places, group=group, texts=texts or CALIBRATION)
     else:
         roles = [role for role in costs.layers if role not in ("k_up", "v_up")]
         errors = weight_errors(checkpoint, roles, gemms, places, group=group, rows=rows)
@@ -225,7 +234,7 @@ def allot(
         errors=errors,
         figures=figures,
         rest=rest,
-        measured="outputs" if bert is not None else "weights",
+        measured=measured,
         texts=(texts or CALIBRATION) if bert is not None else (),
         rows=rows,
         group=group,
@@ -432,11 +441,13 @@ def _compared(
 ) -> tuple[str, str]:
     """Areas of a comparison: per MAC a cycle there, of a whole core and its units here."""
     unit = ""
-    rows = data["candidates"]
-    for row in rows if isinstance(rows, list) else [None]:
+    listed = data["candidates"]
+    rows: list[Any] = listed if isinstance(listed, list) else [None]
+    for row in rows:
         try:
             name, bits, unit = str(row["spec"]), int(row["weight_bits"]), str(row["unit"])
-            area = sum(float(row[key]) for key in ("mac_area", "scale_area", "quantizer_area"))
+            parts = (row["mac_area"], row["scale_area"], row["quantizer_area"])
+            area = math.fsum(map(float, parts))
         except (TypeError, KeyError, ValueError):
             raise ConfigError(
                 str(file), ["candidates: must be the rows of `rtlgen compare --json`"]
@@ -600,14 +611,19 @@ def _report(
 
 def _measured(measured: str, texts: Sequence[str], rows: int, group: int) -> str:
     groups = f"integers in groups of {group} along K"
-    if measured == "outputs":
+    if measured != "weights":
+        what = (
+            "of the model's last hidden states, one layer quantized at a time"
+            if measured == "model"
+            else "of a layer's own output, float32 going in"
+        )
         return (
-            f"error: of a layer's output on {len(texts)} calibration texts, float32 going in, noise "
-            f"by signal, {groups}; summed over the layers as if they were independent"
+            f"error: {what}, noise by signal on {len(texts)} calibration texts, {groups}; summed "
+            "over the layers as if they were independent"
         )
     return (
-        f"error: of the weights alone, noise by signal over at most {rows} rows of a layer, {groups}"
-        "; there are no activations of this model to measure outputs with"
+        f"error: of the weights alone, noise by signal over at most {rows} rows of a layer, "
+        f"{groups}; there are no activations of this model to measure outputs with"
     )
 
 
@@ -739,7 +755,7 @@ def draw(
     left.set_xlabel(
         {"size": "bytes of parameters", "bytes": "bytes of traffic"}.get(metric, metric)
     )
-    left.set_ylabel("summed error of the layers, noise by signal")
+    left.set_ylabel("summed error, noise by signal")
     left.grid(color="0.9")
     left.set_title("What the budget buys")
     left.legend(frameon=False, fontsize=7)

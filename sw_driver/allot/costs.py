@@ -14,6 +14,7 @@ from rtl_gen.errors import InputError
 from sw_driver import cost
 from sw_driver.core import Core
 from sw_driver.mapping import (
+    BUFFER_BYTES,
     Choices,
     Mapping,
     core_ints,
@@ -85,7 +86,7 @@ class Costs:
         *,
         group: int,
         kv_bits: int | None = None,
-        buffer_bytes: int | None = None,
+        buffer_bytes: int = BUFFER_BYTES,
     ):
         self.works, self.cores, self.group = works, cores, group
         kv = kv_width(cores[0], Choices(kv_bits=kv_bits))
@@ -94,7 +95,7 @@ class Costs:
                 weight_bits=place.bits,
                 group=None if cores[place.core].own_scales else group,
                 kv_bits=kv,
-                **({} if buffer_bytes is None else {"buffer_bytes": buffer_bytes}),
+                buffer_bytes=buffer_bytes,
             )
             for place in places
         }

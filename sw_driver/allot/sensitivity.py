@@ -1,9 +1,10 @@
 """What bits cost in quality: the error of each linear layer, measured on real tensors.
 
-Of an encoder that can be run the error is that of a layer's *output* on calibration texts: the
-layer's float32 inputs and its weights, quantized to what a core takes and multiplied as the core
-does it, against float32. Of any other checkpoint it is that of the *weights* alone, which is the
-output's if inputs are white. Either is a share, noise by signal: ``Σ (ŷ − y)² / Σ y²``.
+Of an encoder that can be run, calibration texts go through it, and one layer after another is
+quantized to what a core takes and multiplied as the core does it. The error is that of the
+*model's* last hidden states, or that of the layer's own *output*. Of any other checkpoint it is
+that of the *weights* alone, which is the output's if inputs are white. Each is a share, noise by
+signal: ``Σ (ŷ − y)² / Σ y²``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 
 from hw.formats import BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
+from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sw_driver.allot.costs import Place
-from sw_driver.bert import Bert
+from sw_driver.bert import PROJECTIONS, Bert
 from sw_driver.operands import product, scheme_for
-from sw_driver.quantize import SCHEMES, encode, quantize_blocks
+from sw_driver.quantize import SCHEMES, Scheme, encode, quantize_blocks
 
 if TYPE_CHECKING:
     from sw_driver.checkpoint import Checkpoint
@@ -106,6 +108,71 @@ def output_errors(
     return found
 
 
+def model_errors(
+    bert: Bert,
+    specs: Sequence[GemmSpec],
+    places: Sequence[Place],
+    *,
+    group: int,
+    texts: Sequence[str] = CALIBRATION,
+    progress: bool = True,
+) -> dict[Layer, dict[Place, float]]:
+    """The error of the model's last hidden states, with one projection quantized at a time.
+
+    What a layer's error does to those after it, and to what the residual stream carries past it,
+    is in it; what two errors do together is not.
+
+    Raises:
+        ValueError: an operand does not fit a core.
+    """
+    arch = bert.architecture
+    entering: list[list[np.ndarray]] = []
+    for text in texts:
+        states = [bert.embed(bert.tokens(text))]
+        for index in range(arch.layers):
+            states.append(bert.layer(index, states[-1]))
+        entering.append(states)
+    found: dict[Layer, dict[Place, float]] = {}
+    with Progress("measuring layers", total=arch.layers * len(PROJECTIONS), enabled=progress) as at:
+        for index in range(arch.layers):
+            for role in PROJECTIONS:
+                at.describe(f"measuring {index}.{role}")
+                layer = Layer(role=role, index=index)
+                found[layer] = {}
+                for place in places:
+                    noise = signal = 0.0
+                    for states in entering:
+                        x = _one_quantized(bert, layer, states[index], specs, place, group)
+                        for after in range(index + 1, arch.layers):
+                            x = bert.layer(after, x)
+                        some, all_of_it = share(x, states[-1])
+                        noise, signal = noise + some, signal + all_of_it
+                    found[layer][place] = noise / signal
+                at.advance()
+    return found
+
+
+def _one_quantized(
+    bert: Bert,
+    layer: Layer,
+    x: np.ndarray,
+    specs: Sequence[GemmSpec],
+    place: Place,
+    group: int,
+) -> np.ndarray:
+    """A layer's output with one of its projections as a core computes it."""
+    index = layer.index or 0
+
+    def project(name: str, value: np.ndarray) -> np.ndarray:
+        w, b = bert.weight(index, name)
+        if name != layer.role:
+            return np.asarray(value @ w.T + b)
+        made = product(specs[place.core], value, w, bits=place.bits, group=group)
+        return np.asarray(made + b)
+
+    return bert.layer(index, x, project)
+
+
 def embeddings(
     bert: Bert,
     specs: Sequence[GemmSpec],
@@ -153,7 +220,7 @@ def quantized_weights(spec: GemmSpec, w: np.ndarray, bits: int, group: int) -> n
         found: np.ndarray = form.decode(encode(w / scale, form)) * scale
         return found.astype(np.float32)
     if "w_scale" in spec.further:
-        scheme = "asymmetric" if "w_zero" in spec.further else "symmetric"
+        scheme: Scheme = "asymmetric" if "w_zero" in spec.further else "symmetric"
         return SCHEMES[scheme](w, bits, spec.further["w_scale"].per).dequantized()
     return SCHEMES[scheme_for(spec.weight_encoding, bits)](w, bits, group).dequantized()
 

@@ -387,7 +387,7 @@ def _highs(
         if result.status == 2:
             return None
         if result.status != 0 or result.x is None:
-            raise ToolError(f"HiGHS: {result.message}")
+            raise ToolError("HiGHS", str(result.message))
         if bound is None:
             bound = float(result.mip_dual_bound)
         nodes = int(result.mip_node_count or 0)
@@ -397,7 +397,7 @@ def _highs(
         fits = all(problem.taken(metric, chosen) <= limit for metric, limit in budgets.items())
         if fits and (area is None or problem.area(chosen) <= area):
             return chosen, bound, nodes
-    raise ToolError("HiGHS: its solutions are beyond the budgets by more than it is exact to")
+    raise ToolError("HiGHS", "its solutions are beyond the budgets by more than it is exact to")
 
 
 def _least_together(problem: Problem, budgets: Mapping[str, int], area: float | None) -> str:

@@ -241,14 +241,12 @@ def _quantize(
         raise ValueError(f"clip: exact must have at most {MAX_EXACT_BITS} bits, got {bits}")
     n, k = w.shape
     whole_tensor = group == "tensor"
-    if isinstance(group, str):
-        if group not in ("channel", "tensor"):
-            raise ValueError(f"group: must be a number, channel or tensor, got {group!r}")
-        group = k
-    if group < 1:
+    if isinstance(group, str) and group not in ("channel", "tensor"):
+        raise ValueError(f"group: must be a number, channel or tensor, got {group!r}")
+    size = k if isinstance(group, str) else min(group, k)
+    if size < 1:
         raise ValueError(f"group: must be positive, got {group}")
-    group = min(group, k)
-    count = -(-k // group)
+    count = -(-k // size)
     wide = (scheme == "asymmetric" and bits == 8) or (scheme == "bipolar" and bits == 8)
     codes = np.empty((n, k), dtype=np.int16 if wide else np.int8)
     scale = np.empty((n, count), dtype=scale_dtype)
@@ -260,7 +258,7 @@ def _quantize(
     for start in range(0, n, rows):
         part = slice(start, min(n, start + rows))
         x = w[part].astype(np.float32, order="C")
-        for columns, first, last in _spans(k, group):
+        for columns, first, last in _spans(k, size):
             values = x[:, columns].reshape(len(x), last - first, -1)
             at = part, slice(first, last)
             if not whole_tensor:
@@ -271,7 +269,7 @@ def _quantize(
     return QuantizedWeights(
         scheme=scheme,
         bits=bits,
-        group=group,
+        group=size,
         codes=codes,
         scale=scale,
         zero=zero if scheme == "asymmetric" else None,

@@ -5,8 +5,10 @@ Processor time of one thread, the best of some runs; float32 in, codes and scale
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ import numpy as np
 
 from hw.formats import BLOCK_FORMATS, FP8_E4M3, FP8_E5M2, bfp
 from sw_driver.quantize.blocks import encode, quantize_blocks
-from sw_driver.quantize.integers import SCHEMES, quantize_activations
+from sw_driver.quantize.integers import SCHEMES, Group, quantize_activations
 from sw_driver.quantize.treatments import Treatment
 from sw_driver.report import Table
 
@@ -25,29 +27,21 @@ def cases(x: np.ndarray, group: int) -> list[Case]:
     """Every format, and every way to a scale, by name."""
     found: list[Case] = []
     widths = {
-        "asymmetric": (2, 4, 8),
-        "symmetric": (2, 4, 8),
-        "bipolar": (1, 4, 8),
-        "ternary": (2,),
-    }
+        "asymmetric": (2, 4, 8), "symmetric": (2, 4, 8), "bipolar": (1, 4, 8), "ternary": (2,),
+    }  # fmt: skip
+    among: tuple[Group, ...] = ("tensor", "channel", group)
     for scheme, quantize in SCHEMES.items():
-        for bits in widths[scheme]:
-            for among in ("tensor", "channel", group):
-                for clip in ("absmax", "mse"):
-                    name = f"{scheme} {bits} bits, {clip}, {among}"
-                    found.append(
-                        (name, lambda q=quantize, b=bits, g=among, c=clip: q(x, b, g, clip=c))
-                    )
-    found.append(("activations 8 bits, token", lambda: quantize_activations(x)))
-    formats = (
-        *BLOCK_FORMATS.values(),
-        bfp(block=64, mantissa_bits=4),
-        bfp(block=128, mantissa_bits=8),
-    )
-    found += [(form.name, lambda f=form: quantize_blocks(x, f)) for form in formats]
-    found += [(form.name, lambda f=form: encode(x, f)) for form in (FP8_E4M3, FP8_E5M2)]
+        for bits, each, clip in itertools.product(widths[scheme], among, ("absmax", "mse")):
+            name = f"{scheme} {bits} bits, {clip}, {each}"
+            found.append((name, partial(quantize, x, bits, each, clip=clip)))
+    found.append(("activations 8 bits, token", partial(quantize_activations, x)))
+    more = (bfp(block=64, mantissa_bits=4), bfp(block=128, mantissa_bits=8))
+    for form in (*BLOCK_FORMATS.values(), *more):
+        found.append((form.name, partial(quantize_blocks, x, form)))
+    for narrow in (FP8_E4M3, FP8_E5M2):
+        found.append((narrow.name, partial(encode, x, narrow)))
     for treatment in (Treatment(name="hadamard", hadamard=16), Treatment(name="sort", sort=True)):
-        found.append((f"treatment {treatment.name}", lambda t=treatment: t.apply(x[:1], x)))
+        found.append((f"treatment {treatment.name}", partial(treatment.apply, x[:1], x)))
     return found
 
 

@@ -198,7 +198,7 @@ def allot(
         total = rest
         for layer, place in zip(layers, chosen, strict=True):
             total += figures[layer.role, place]
-        used = {place.core for place in chosen}
+        used = {0, *(place.core for place in chosen)}
         by_layer = dict(zip(layers, chosen, strict=True))
         cosines: list[float] = []
         if check and bert is not None:
@@ -367,6 +367,7 @@ def _problem(
         cores=tuple(cores for _ in layers),
         areas=tuple(areas),
         fixed={metric: rest.of(metric) for metric in METRICS},
+        needed=frozenset({0}),
     )
 
 
@@ -630,7 +631,13 @@ def _measured(measured: str, texts: Sequence[str], rows: int, group: int) -> str
 def _left(costs: Costs, layers: Sequence[Layer], cores: Sequence[Core]) -> list[str]:
     chosen = {layer.role for layer in layers}
     others = [role for role in costs.layers if role not in chosen]
-    found = [f"attention and tables are in all totals, on {cores[0].name}"]
+    found = [
+        f"attention and tables are in all totals, on {cores[0].name}, which is in every area"
+        if len(cores) > 1
+        else "attention and tables are in all totals"
+    ]
+    if len({core.clock_mhz for core in cores}) > 1:
+        found.append("clocks differ: cycles are each core's own; seconds are comparable")
     if others:
         found.append(
             f"nothing is chosen for {', '.join(others)}: no tensor or no activations, taken as in "

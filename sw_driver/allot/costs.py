@@ -105,7 +105,12 @@ class Costs:
         }
         self.notes = tuple(
             dict.fromkeys(
-                note for place in places for item in self.mappings[place] for note in item.notes
+                note
+                for place in places
+                for item in self.mappings[place]
+                for note in item.notes
+                # Attention is the first core's.
+                if place.core == 0 or not note.startswith("scores and values")
             )
         )
         arch = works[0].architecture

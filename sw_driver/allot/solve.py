@@ -39,7 +39,7 @@ class Problem:
         values: for each item what its options are worth, less is better, none negative.
         weights: by metric the same for what they take of a budget: integers, none negative.
         cores: the core of each option. areas: of every core; empty without an area budget.
-        fixed: by metric what is taken whatever is chosen.
+        fixed: by metric what is taken whatever is chosen. needed: cores that are there anyway.
     """
 
     values: tuple[np.ndarray, ...]
@@ -47,6 +47,7 @@ class Problem:
     cores: tuple[np.ndarray, ...]
     areas: tuple[float, ...] = ()
     fixed: Mapping[str, int] | None = None
+    needed: frozenset[int] = frozenset()
 
     def taken(self, metric: str, chosen: Sequence[int]) -> int:
         """The total of a metric."""
@@ -62,7 +63,8 @@ class Problem:
 
     def used(self, chosen: Sequence[int]) -> frozenset[int]:
         """The cores that are used."""
-        return frozenset(int(options[at]) for options, at in zip(self.cores, chosen, strict=True))
+        pairs = zip(self.cores, chosen, strict=True)
+        return self.needed | frozenset(int(options[at]) for options, at in pairs)
 
     def area(self, chosen: Sequence[int]) -> float:
         return math.fsum(self.areas[core] for core in self.used(chosen))
@@ -168,7 +170,7 @@ def _covers(problem: Problem) -> list[frozenset[int]]:
         frozenset(cores)
         for size in range(1, count + 1)
         for cores in itertools.combinations(range(count), size)
-        if all(need & set(cores) for need in needs)
+        if problem.needed <= set(cores) and all(need & set(cores) for need in needs)
     ]
 
 
@@ -372,6 +374,9 @@ def _highs(
                 high.append(0.0)
     matrix = sparse.csr_array(np.array(rows))
     lower, upper = np.array(low), np.array(high)
+    least = np.zeros(options + extra)
+    if extra:
+        least[[options + core for core in problem.needed]] = 1
     bound = nodes = None
     for tighter in (0.0, 1e-7, 2e-6):
         budget_rows = slice(len(sizes), len(sizes) + len(budgets) + (area is not None))
@@ -380,7 +385,7 @@ def _highs(
         result = optimize.milp(
             np.concatenate([objective, np.zeros(extra)]),
             integrality=np.ones(options + extra),
-            bounds=optimize.Bounds(0, 1),
+            bounds=optimize.Bounds(least, np.ones(options + extra)),
             constraints=optimize.LinearConstraint(matrix, lower, reach),
             options={"mip_rel_gap": 0.0},
         )

@@ -152,8 +152,12 @@ def test_several_budgets_and_cores(llama: Path, tmp_path: Path) -> None:
     )
     # 1024 MACs a step, 64 cycles at W8 by A8, 16 at W2.
     assert areas["serial"] == pytest.approx(max(41.5 * 1024 / 64, 10.5 * 1024 / 16))
-    small = run(llama, [SERIAL, ARRAY, MX], "area=9000", areas=[file])
+    # The first core does attention: it is there, whatever the layers have.
+    small = run(llama, [SERIAL, ARRAY, MX], f"area={areas['serial'] + 10}", areas=[file])
     assert small.best.area == pytest.approx(areas["serial"])
+    beside = run(llama, [ARRAY, SERIAL], "area=1x", areas=[file])
+    by_name = {each.name: each.area or 0 for each in beside.uniform}
+    assert by_name["all array W4"] < by_name["all serial W4"] == beside.best.area
     with pytest.raises(InputError, match=r"area: the least possible is [\d,.]+, got 5.0"):
         run(llama, [SERIAL, ARRAY], "area=5", areas=[file])
 

@@ -31,6 +31,7 @@ def problem(seed: int, items: int = 5, cores: int = 3) -> Problem:
         cores=tuple(rng.integers(0, cores, size) for size in sizes),
         areas=tuple(float(area) for area in rng.integers(1, 20, cores)),
         fixed={"cycles": int(rng.integers(0, 5)) * scale},
+        needed=frozenset({0} if seed % 2 else ()),
     )
 
 

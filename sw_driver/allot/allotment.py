@@ -184,7 +184,10 @@ def allot(
         errors = weight_errors(checkpoint, roles, gemms, places, group=group, rows=rows)
     if not errors:
         raise InputError(f"{model}: no tensor is a linear layer that something can be chosen for")
-    layers = sorted(errors, key=lambda layer: (layer.index is None, layer.index or 0))
+    order = list(costs.layers)
+    layers = sorted(
+        errors, key=lambda each: (each.index is None, each.index or 0, order.index(each.role))
+    )
     roles = list(dict.fromkeys(layer.role for layer in layers))
     _complete(layers, costs, roles)
     reference = max((place for place in places if place.core == 0), key=lambda place: place.bits)

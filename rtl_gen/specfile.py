@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ from hw.spec import BlockSpec, part_of
 from rtl_gen.errors import FileProblem, InputError, SpecFileError
 from rtl_gen.reserved import name_problems
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "SpecFileError", "load_spec", "read_spec"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "SpecFileError", "load_as", "load_spec", "read_spec"]
 
 MAX_BYTES = 256 * 1024
 """Largest file that is read; a specification is about one KiB."""
@@ -33,6 +33,9 @@ MAX_DEPTH = 16
 PathParts = tuple[str | int, ...]
 
 
+Spec = TypeVar("Spec", bound=BlockSpec)
+
+
 def load_spec(path: Path | str) -> BlockSpec:
     """The specification in a YAML file.
 
@@ -40,8 +43,25 @@ def load_spec(path: Path | str) -> BlockSpec:
         path: a UTF-8 file with one mapping; ``block`` says which generator it is for.
 
     Raises:
-        SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
-            the order of the file. A missing field points at the mapping it belongs in.
+        SpecFileError: as :func:`read_spec`; the file cannot be read.
+    """
+    return read_spec(read_text(path), str(path))
+
+
+def load_as(kind: type[Spec], path: Path | str) -> Spec:
+    """What a YAML file says as a specification of a kind that is no block.
+
+    Raises:
+        SpecFileError: as :func:`load_spec`.
+    """
+    return _read(read_text(path), str(path), lambda data: kind(**data), kind)
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a specification file.
+
+    Raises:
+        SpecFileError: it cannot be read, is too large, or is no UTF-8.
     """
     path = Path(path)
     try:
@@ -61,7 +81,7 @@ def load_spec(path: Path | str) -> BlockSpec:
         raise SpecFileError(
             path, [FileProblem(line, column, f"must be UTF-8 text, got byte 0x{found:02x}")]
         ) from None
-    return read_spec(text, str(path))
+    return text
 
 
 def load_specs(paths: Iterable[Path | str]) -> list[BlockSpec]:
@@ -90,8 +110,16 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
     """The specification in a YAML text; ``file`` is what errors call it.
 
     Raises:
-        SpecFileError: as :func:`load_spec`.
+        SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
+            the order of the file. A missing field points at the mapping it belongs in.
     """
+    return _read(text, file, spec_from_dict, None)
+
+
+def _read(
+    text: str, file: str, make: Callable[[dict[str, Any]], Spec], kind: type[BaseModel] | None
+) -> Spec:
+    """``kind``: the class of the specification, None where its ``block`` says it."""
     tree = _Tree(text, file)
     if not isinstance(tree.data, dict):
         line, column = tree.values.get((), (1, 1))
@@ -101,12 +129,12 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
     problems = list(tree.problems)
     found: list[Problem] = []
     try:
-        spec = spec_from_dict(tree.data)
+        spec = make(tree.data)
     except SpecError as error:
         found += error.problems
     if isinstance(name := tree.data.get("name"), str):
         found += name_problems(name)
-    problems += _placed(tree, found)
+    problems += _placed(tree, found, kind or _model(tree.data))
     if problems:
         raise SpecFileError(file, problems)
     return spec
@@ -257,9 +285,10 @@ def _place(mark: Any) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-def _placed(tree: _Tree, problems: Iterable[Problem]) -> list[FileProblem]:
+def _placed(
+    tree: _Tree, problems: Iterable[Problem], model: type[BaseModel] | None
+) -> list[FileProblem]:
     """Problems of a specification at their places in the file, in one wording."""
-    model = _model(tree.data)
     gathered: dict[PathParts, tuple[list[str], Any]] = {}
     for problem in problems:
         path = problem.path

@@ -144,7 +144,7 @@ def test_cost_query_elaborates_nothing() -> None:
 
 VERBS = {
     *("accuracy", "allot", "build", "compare", "describe", "inspect", "list"),
-    *("map", "run", "schema", "synth", "verify"),
+    *("map", "pim", "run", "schema", "synth", "verify"),
 }
 
 

@@ -2,15 +2,8 @@
 
 The projections of an encoder layer and the scores of its attention are computed as a core computes
 them, every operand quantized to what the core takes: by its reference, or on the simulated RTL,
-which has to agree bit for bit. Two treatments change a product's operands and not its value:
-
-- *Hadamard*: both operands are rotated along K, block by block, by an orthonormal Sylvester matrix,
-  which spreads outliers over the block (arXiv 2510.25602, section 4).
-- *K-sort*: the elements of K are put in the order of the norms of the columns of W, so that those
-  of one block are alike (arXiv 2403.20137, section 3: rows of W_k by their norms, and W_q in the
-  same order; the scores are unchanged, at no cost while running). A projection that reads the
-  residual stream would need the order of the whole stream: there the figure says what an order
-  could gain.
+which has to agree bit for bit. Two treatments change a product's operands and not its value,
+:mod:`sw_driver.quantize.treatments`.
 """
 
 from __future__ import annotations
@@ -27,12 +20,12 @@ from hw.gemm import GemmSpec
 from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
-from sim.gemm import GemmPlan
 from sim.harness import Model, verilate
 from sw_driver import report as lay
 from sw_driver.bert import PROJECTIONS, Bert
 from sw_driver.core import core_of
-from sw_driver.operands import prepare, rounds
+from sw_driver.operands import prepare, reference
+from sw_driver.quantize.treatments import Treatment, treatments
 from sw_driver.report import Report, Table
 from sw_driver.run import DEFAULT_GROUP, DEFAULT_TEXT, LayerRunner, cosine, sqnr_db
 
@@ -40,59 +33,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORES = "scores"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """What is done to both operands of a product before they are quantized.
-
-    Attributes:
-        hadamard: size of the rotated blocks along K, 0 for none.
-        sort: put the elements of K in the order of the norms of W's columns.
-    """
-
-    name: str
-    hadamard: int = 0
-    sort: bool = False
-
-    def fits(self, k: int) -> bool:
-        return not self.hadamard or k % self.hadamard == 0
-
-    def apply(self, x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``(M, K)`` and ``(N, K)`` of the same product."""
-        if self.sort:
-            order = np.argsort(-np.linalg.norm(w, axis=0), kind="stable")
-            x, w = x[:, order], w[:, order]
-        if self.hadamard:
-            x, w = rotate(x, self.hadamard), rotate(w, self.hadamard)
-        return x, w
-
-
-def treatments(size: int) -> tuple[Treatment, ...]:
-    """Without, each by itself, and both; ``size`` of the Hadamard blocks."""
-    return (
-        Treatment(name="plain"),
-        Treatment(name="hadamard", hadamard=size),
-        Treatment(name="sort", sort=True),
-        Treatment(name="both", hadamard=size, sort=True),
-    )
-
-
-def rotate(x: np.ndarray, size: int) -> np.ndarray:
-    """Blocks of ``size`` elements along the last axis times an orthonormal Hadamard matrix.
-
-    Raises:
-        ValueError: ``size`` is no power of two, or does not divide the last axis.
-    """
-    if size < 1 or size & (size - 1):
-        raise ValueError(f"size: must be a power of two, got {size}")
-    if x.shape[-1] % size:
-        raise ValueError(f"size: must divide {x.shape[-1]}, got {size}")
-    matrix = np.ones((1, 1))
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    blocks = x.reshape(*x.shape[:-1], -1, size).astype(np.float64) @ (matrix / math.sqrt(size))
-    return blocks.reshape(x.shape).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +119,7 @@ class _Products:
                 grouped=self.grouped,
             )
             self.quantizer = made.quantizer
-            return made.finish([self._reference(plan) for plan in made.plans])
+            return made.finish([reference(self.spec, plan) for plan in made.plans])
         output, run = self.runner.linear(name, x, w, None, self.bits)
         self.quantizer = run.scheme
         self.results += run.results
@@ -192,12 +132,6 @@ class _Products:
                 f"{run.first_mismatch}"
             )
         return output
-
-    def _reference(self, plan: GemmPlan) -> dict[str, np.ndarray]:
-        """What a GEMM gives: exact integers are the plain product, without its tiles."""
-        if not rounds(self.spec):
-            return {"o": plan.product()}
-        return plan.assemble(plan.expected())
 
 
 def measure(

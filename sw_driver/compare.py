@@ -200,7 +200,8 @@ def _choices(core: Core, bits: int, group: int) -> Choices:
 
 def _error(spec: GemmSpec, encoder: Bert, bits: int, group: int) -> float:
     """SQNR of the projections of the encoder's first layer, mean, dB."""
-    from sw_driver.accuracy import measure, treatments
+    from sw_driver.accuracy import measure
+    from sw_driver.quantize.treatments import treatments
     from sw_driver.run import DEFAULT_TEXT
 
     (row,), _ = measure(

@@ -23,6 +23,7 @@ from sw_driver.quantize import (
     QuantizedWeights,
     Scheme,
     quantize_activations,
+    quantize_blocks,
 )
 
 Fields = Mapping[str, np.ndarray]
@@ -144,6 +145,19 @@ def rounds(spec: GemmSpec) -> bool:
     return not spec.summable or bool(getattr(spec, "quantized", False))
 
 
+def reference(spec: GemmSpec, plan: GemmPlan) -> dict[str, np.ndarray]:
+    """What a GEMM gives: exact integers are the plain product, without its tiles."""
+    if not rounds(spec):
+        return {"o": plan.product()}
+    return plan.assemble(plan.expected())
+
+
+def product(spec: GemmSpec, x: np.ndarray, w: np.ndarray, *, bits: int, group: int) -> np.ndarray:
+    """``x·wᵀ`` ``(M, N)`` as a core computes it, by its reference; as :func:`prepare` otherwise."""
+    made = prepare(spec, x, w, bits=bits, group=group)
+    return made.finish([reference(spec, plan) for plan in made.plans])
+
+
 def values(spec: GemmSpec, fields: Fields) -> np.ndarray:
     """Results ``(…, M, N)`` as numbers, ``float64``: what the block's reference says of them."""
     golden: Any = block(spec.block).golden
@@ -195,7 +209,7 @@ def _blocks(
     spec: GemmSpec, a_format: BlockFormat, w_format: BlockFormat, x: np.ndarray, w: np.ndarray
 ) -> Prepared:
     """Block-scaled operands: scales go with the elements, tensor scales are a factor outside."""
-    a, b = a_format.quantize(x), w_format.quantize(w)
+    a, b = quantize_blocks(x, a_format).codes, quantize_blocks(w, w_format).codes
     plan = tile(spec, a.elements, b.elements, extra={"a_scale": a.scales, "w_scale": b.scales})
     factor = 1.0
     for scale in (a.tensor_scale, b.tensor_scale):

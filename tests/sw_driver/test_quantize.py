@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from sw_driver.quantize import (
     SCHEMES,
+    Clip,
+    Group,
+    QuantizedWeights,
     Scheme,
     quantize_activations,
     quantize_asymmetric,
@@ -121,6 +126,107 @@ def test_ternary_by_hand() -> None:
     assert result.codes.tolist() == [[1, -1, 0, -1]]
 
 
+def error(w: np.ndarray, result: QuantizedWeights) -> np.ndarray:
+    """Squared error ``(N, groups)``."""
+    square = np.square(result.dequantized().astype(np.float64) - w)
+    return np.stack([square[:, result.columns(g)].sum(axis=1) for g in range(result.groups)], 1)
+
+
+def least_by_scan(w: np.ndarray, scheme: Scheme, bits: int) -> float:
+    """The least squared error of one group over a fine scan of scales and all zero points."""
+    grid = np.array(sorted(levels(scheme, bits)), dtype=np.float64)
+    points = grid if scheme == "asymmetric" else [0.0]
+    scales = np.geomspace(1e-2, 2, 1500) * np.abs(w).max()
+    least = np.inf
+    for zero in points:
+        values = scales[:, None] * (grid - zero)
+        distance = np.abs(w[:, None, None] - values).min(axis=2)
+        least = min(least, float(np.square(distance).sum(axis=0).min()))
+    return least
+
+
+SMALL = [(scheme, bits) for scheme, bits in CASES if bits <= 3]
+
+
+@pytest.mark.parametrize(("scheme", "bits"), SMALL)
+def test_exact_clipping_is_the_least_error(scheme: Scheme, bits: int) -> None:
+    rng = np.random.default_rng(bits)
+    w = np.concatenate([rng.normal(size=(3, 20)), rng.normal(size=(2, 20)) ** 3]).astype(np.float32)
+    w[1, 4] = 9
+    w[2] = np.abs(w[2])
+    found = SCHEMES[scheme](w, bits, 20, scale_dtype=np.float32, clip="exact")
+    for row, got in zip(w.astype(np.float64), error(w, found)[:, 0], strict=True):
+        scanned = least_by_scan(row, scheme, bits)
+        # Never above what a scan finds, and not below what a fine one nearly reaches.
+        assert got <= scanned * (1 + 1e-6)
+        assert got >= scanned * (1 - 5e-3)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [case for case in CASES if case[1] <= 4])
+@pytest.mark.parametrize("group", [32, 50, "channel", "tensor"])
+def test_searched_clipping_lies_between_absmax_and_exact(
+    scheme: Scheme, bits: int, group: Group
+) -> None:
+    w = np.random.default_rng(8).standard_t(4, size=(6, 128)).astype(np.float32)
+    quantize = SCHEMES[scheme]
+    errors = {
+        clip: error(w, quantize(w, bits, group, scale_dtype=np.float32, clip=clip))
+        for clip in ("absmax", "mse", "exact")
+    }
+    if group == "tensor":
+        errors = {clip: found.sum(keepdims=True) for clip, found in errors.items()}
+    assert (errors["mse"] <= errors["absmax"] * (1 + 1e-5)).all()
+    assert (errors["exact"] <= errors["mse"] * (1 + 1e-5)).all()
+    if scheme in ("symmetric", "bipolar") and 1 < bits < 4:
+        assert errors["mse"].sum() < 0.85 * errors["absmax"].sum()
+    if scheme != "asymmetric":
+        assert errors["mse"].sum() < 1.15 * errors["exact"].sum()
+
+
+@pytest.mark.parametrize(("scheme", "bits"), CASES)
+@pytest.mark.parametrize("clip", ["absmax", "mse"])
+def test_channel_and_tensor_are_groups(scheme: Scheme, bits: int, clip: Clip) -> None:
+    w = weights()[6:]
+    quantize = SCHEMES[scheme]
+    row, whole = quantize(w, bits, "channel", clip=clip), quantize(w, bits, 200, clip=clip)
+    assert np.array_equal(row.codes, whole.codes)
+    assert np.array_equal(row.scale, whole.scale)
+    # One scale for all is that of all elements in one row.
+    tensor = quantize(w, bits, "tensor", clip=clip)
+    flat = quantize(w.reshape(1, -1), bits, w.size, clip=clip)
+    assert np.unique(tensor.scale).tolist() == flat.scale.ravel().tolist()
+    assert np.array_equal(tensor.codes.ravel(), flat.codes.ravel())
+    assert np.array_equal(tensor.dequantized().ravel(), flat.dequantized().ravel())
+
+
+def test_corners_of_groups_of_any_size() -> None:
+    for group in (1, 2, 3, 16, 24, 64, 65, 128):
+        w = np.zeros((3, 130), dtype=np.float32)
+        w[1] = 1e-42
+        w[2] = np.where(np.arange(130) % 2, np.float32(3e38), np.float32(-3e38))
+        for (scheme, bits), clip in itertools.product(CASES[::3], ("absmax", "mse")):
+            found = SCHEMES[scheme](w, bits, group, scale_dtype=np.float32, clip=clip)
+            assert np.isfinite(found.dequantized()).all()
+            assert set(np.unique(found.codes)) <= levels(scheme, bits)
+            if scheme != "bipolar":
+                assert not found.dequantized()[0].any()
+            assert (
+                np.sign(found.dequantized()[2]) == np.sign(w[2])
+            ).all() or scheme == "asymmetric"
+
+
+def test_a_wrong_value_is_named_with_its_place() -> None:
+    w = np.ones((900, 300), dtype=np.float32)
+    w[811, 271] = np.nan
+    for group in (64, 100, "channel", "tensor"):
+        for clip in ("absmax", "mse"):
+            for scheme, bits in (("asymmetric", 4), ("symmetric", 4), ("ternary", 2)):
+                with pytest.raises(ValueError, match=r"w: must be finite, got nan at \[811, 271\]"):
+                    SCHEMES[scheme](w, bits, group, clip=clip)  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"x: must be finite, got nan at \[811, 271\]"):
+        quantize_activations(w)
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_reinterpretation_is_an_identity(bits: int) -> None:
     q, z = np.meshgrid(np.arange(2**bits), np.arange(2**bits))
@@ -176,7 +282,10 @@ def test_activation_codes_stay_symmetric(dtype: type) -> None:
         (lambda w: quantize_bipolar(w, 4, 0), "group: must be positive, got 0"),
         (lambda w: quantize_bipolar(w[0], 4, 8), "w: must be a matrix with elements, got shape"),
         (lambda w: quantize_bipolar(w.astype(int), 4, 8), "w: must hold floating-point numbers"),
-        (lambda w: quantize_bipolar(w / 0, 4, 8), "w: must be finite"),
+        (lambda w: quantize_bipolar(w / 0, 4, 8), r"w: must be finite, got inf at \[0, 0\]"),
+        (lambda w: quantize_bipolar(w, 4, "row"), "group: must be a number, channel or tensor"),
+        (lambda w: quantize_bipolar(w, 4, 8, clip="max"), "clip: must be absmax, mse or exact"),
+        (lambda w: quantize_bipolar(w, 7, 8, clip="exact"), "clip: exact must have at most 6 bits"),
         (lambda w: quantize_activations(w, 1), r"bits: must lie in \[2, 16\], got 1"),
         (lambda w: quantize_activations(w * np.nan), "x: must be finite"),
     ],

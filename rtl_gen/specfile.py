@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel
@@ -22,7 +22,18 @@ from hw.spec import BlockSpec, part_of
 from rtl_gen.errors import FileProblem, InputError, SpecFileError
 from rtl_gen.reserved import name_problems
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "SpecFileError", "load_spec", "read_spec"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "SpecFileError",
+    "load_spec",
+    "load_specs",
+    "read_spec",
+    "read_text",
+    "read_yaml",
+]
+
+T = TypeVar("T")
 
 MAX_BYTES = 256 * 1024
 """Largest file that is read; a specification is about one KiB."""
@@ -43,6 +54,15 @@ def load_spec(path: Path | str) -> BlockSpec:
         SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
             the order of the file. A missing field points at the mapping it belongs in.
     """
+    return read_spec(read_text(path), str(path))
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a YAML file of a person's.
+
+    Raises:
+        SpecFileError: it cannot be read, is larger than :data:`MAX_BYTES`, or is not UTF-8.
+    """
     path = Path(path)
     try:
         with path.open("rb") as handle:
@@ -53,7 +73,7 @@ def load_spec(path: Path | str) -> BlockSpec:
     if len(raw) > MAX_BYTES:
         raise SpecFileError(path, f"must be at most {MAX_BYTES // 1024} KiB")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
@@ -61,7 +81,6 @@ def load_spec(path: Path | str) -> BlockSpec:
         raise SpecFileError(
             path, [FileProblem(line, column, f"must be UTF-8 text, got byte 0x{found:02x}")]
         ) from None
-    return read_spec(text, str(path))
 
 
 def load_specs(paths: Iterable[Path | str]) -> list[BlockSpec]:
@@ -92,6 +111,36 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
     Raises:
         SpecFileError: as :func:`load_spec`.
     """
+
+    def make(data: dict[str, Any]) -> BlockSpec:
+        found = list(name_problems(name)) if isinstance(name := data.get("name"), str) else []
+        try:
+            spec = spec_from_dict(data)
+        except SpecError as error:
+            raise SpecError([*error.problems, *found]) from None
+        if found:
+            raise SpecError(found)
+        return spec
+
+    return read_yaml(text, file, make, _model)
+
+
+def read_yaml(
+    text: str,
+    file: str,
+    make: Callable[[dict[str, Any]], T],
+    model: Callable[[Any], type[BaseModel] | None],
+) -> T:
+    """What ``make`` makes of the mapping in a YAML text.
+
+    Args:
+        file: what errors call it.
+        make: from plain data; raises :class:`hw.errors.SpecError` with every broken rule.
+        model: the class that the data is meant for, whose fields are suggested for unknown ones.
+
+    Raises:
+        SpecFileError: as :func:`load_spec`.
+    """
     tree = _Tree(text, file)
     if not isinstance(tree.data, dict):
         line, column = tree.values.get((), (1, 1))
@@ -99,17 +148,13 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
         text = f"(root): must be a mapping of fields, got {given}"
         raise SpecFileError(file, [*tree.problems, FileProblem(line, column, text)])
     problems = list(tree.problems)
-    found: list[Problem] = []
     try:
-        spec = spec_from_dict(tree.data)
+        made = make(tree.data)
     except SpecError as error:
-        found += error.problems
-    if isinstance(name := tree.data.get("name"), str):
-        found += name_problems(name)
-    problems += _placed(tree, found)
+        problems += _placed(tree, error.problems, model(tree.data))
     if problems:
         raise SpecFileError(file, problems)
-    return spec
+    return made
 
 
 class _Tree:
@@ -257,9 +302,10 @@ def _place(mark: Any) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-def _placed(tree: _Tree, problems: Iterable[Problem]) -> list[FileProblem]:
+def _placed(
+    tree: _Tree, problems: Iterable[Problem], model: type[BaseModel] | None
+) -> list[FileProblem]:
     """Problems of a specification at their places in the file, in one wording."""
-    model = _model(tree.data)
     gathered: dict[PathParts, tuple[list[str], Any]] = {}
     for problem in problems:
         path = problem.path

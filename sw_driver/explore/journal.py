@@ -1,4 +1,4 @@
-"""The journal of a run: every result on a line of its own, on the disk before anything builds on it.
+"""The journal of a run: every result on a line of its own, on the disk before more builds on it.
 
 A run that is killed leaves at worst half a line at the end, which is cut off when it goes on.
 """
@@ -137,4 +137,3 @@ def _lines(file: Path) -> Iterator[str]:
             yield from handle
     except FileNotFoundError:
         return
-

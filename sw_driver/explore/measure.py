@@ -1,7 +1,7 @@
 """What is measured of a point: area and delay by synthesis, error on a real layer, the RTL itself.
 
-A task is plain data in and plain data out, so that it runs in another process or on another machine,
-and is kept by content: a result is never computed twice on a machine, whichever run asked for it.
+A task is plain data in and plain data out, so that another process or another machine can do it, and
+is kept by content: a result is never computed twice on a machine, whichever run asked for it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def run(task: Task) -> dict[str, Any]:
             found = store(task, _WORK[task.kind](task.facts))
     except ReportedError as error:
         found = {"error": str(error)}
-    except Exception as error:  # noqa: BLE001 a defect is reported with its design, not passed on
+    except Exception as error:
+        # A defect is reported with its design, too, rather than passed on.
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
         found = {"error": f"{type(error).__name__}: {error} ({where})"}

@@ -35,7 +35,12 @@ class Measured:
     """
 
     def __init__(
-        self, space: Space, catalogue: Catalogue, workers: Workers, journal: Journal | None, say: Say
+        self,
+        space: Space,
+        catalogue: Catalogue,
+        workers: Workers,
+        journal: Journal | None,
+        say: Say,
     ):
         self.space = space
         self.catalogue = catalogue
@@ -143,7 +148,7 @@ class Measured:
 
     def metrics(self, point: Point) -> dict[str, float] | None:
         """Measured metrics of a point; None if any of it is missing or failed."""
-        design, choice = point
+        design, _ = point
         own = self._result(self._synthesis_key(design))
         if own is None or self.refusal(point):
             return None
@@ -190,9 +195,7 @@ class Measured:
         tasks = [task, *(self._synthesis[key] for key in self._units.get(point, ()))]
         if error:
             bits = self.catalogue.weight_bits(point)
-            found = error_task(
-                design, f"{label} at W{bits}", bits=bits, group=choice.group or 1
-            )
+            found = error_task(design, f"{label} at W{bits}", bits=bits, group=choice.group or 1)
             self._errors[point] = found.key
             tasks.append(found)
         return tasks
@@ -272,4 +275,3 @@ def _words(task: Task, result: Mapping[str, Any]) -> str:
     if task.kind == "sqnr":
         return f"{result[ERROR]:.1f} dB {seconds}"
     return f"{'passed' if result['passed'] else 'FAILED'} {seconds}"
-

@@ -61,9 +61,7 @@ def page(report: ExploreReport, table: Table, measured: Measured) -> str:
         )
     order = _order(report, table)
     drawings = [
-        _drawing(report, table, measured, order, x, y)
-        for x, y in panels(table.space)
-        if len(order)
+        _drawing(report, table, measured, order, x, y) for x, y in panels(table.space) if len(order)
     ]
     others = "".join(
         f"<h2>{html.escape(item.title)}</h2><table><thead><tr>"

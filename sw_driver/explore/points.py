@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -243,9 +243,7 @@ class Catalogue:
         for name, among in self.space.choices.items():
             if len(among) > 1:
                 named[name] = (
-                    design.activation_bits
-                    if name == "activation_bits"
-                    else getattr(choice, name)
+                    design.activation_bits if name == "activation_bits" else getattr(choice, name)
                 )
         return named
 

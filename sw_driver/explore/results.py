@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -316,7 +316,8 @@ def _draw_pair(
     if len(table.space.objectives) == 2:
         # What the front leaves out of reach: a staircase towards the worse side.
         sort = order[np.argsort(xs[order])]
-        where = "post" if not table.space.objectives[0].maximise else "pre"
+        maximise = table.space.objectives[0].maximise
+        where: Literal["pre", "post"] = "pre" if maximise else "post"
         axis.step(xs[sort], ys[sort], where=where, color="#444444", linewidth=0.8, zorder=2)
     shown = np.concatenate([behind, order])
     if logarithmic(xs[shown]):
@@ -371,9 +372,7 @@ def _found(table: Table, measured: Measured, index: int) -> Found:
     )
 
 
-def _facts(
-    space: Space, table: Table, measured: Measured, counts: Mapping[str, int]
-) -> list[str]:
+def _facts(space: Space, table: Table, measured: Measured, counts: Mapping[str, int]) -> list[str]:
     goals = ", ".join(
         f"{'most' if item.maximise else 'least'} {item.metric}" for item in space.objectives
     )
@@ -541,4 +540,3 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
 def _write(file: Path, text: str) -> None:
     with new_file(file) as work:
         work.write_text(text, encoding="utf-8", newline="")
-

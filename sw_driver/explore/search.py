@@ -1,12 +1,13 @@
 """A search by Optuna: several objectives, any storage, the same course whether killed or not.
 
-Trials are asked for in batches and told in their order. Trial ``n`` is sampled by a generator seeded
-with ``n`` from the trials told before its batch, so that a run that was killed anywhere and goes on
-asks for what it would have asked for. What a trial's batch had begun is finished first.
+Trials are asked for in batches and told in their order. Trial ``n`` is sampled by a generator that
+is seeded with ``n``, from the trials told before its batch, so that a run that was killed anywhere
+and goes on asks for what it would have asked for. What a trial's batch had begun is finished first.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -130,7 +131,9 @@ class _Search:
             self._study.sampler = self._sampler(number)
             asked[number] = self._optuna.trial.Trial(self._study, ids[number])
             found[number] = self._point(self._suggested(asked[number]))
-        points = list(dict.fromkeys(point for point in found.values() if not isinstance(point, str)))
+        points = list(
+            dict.fromkeys(point for point in found.values() if not isinstance(point, str))
+        )
         if self._space.measured:
             worth = self._worth(points)
             if len(self._measured.affordable([item[0] for item in worth])) < len(worth):
@@ -261,11 +264,7 @@ def _distributions(optuna_: Any, space: Space) -> dict[str, Any]:
     for name, among in named:
         if len(among) == 1:
             continue
-        steps = {
-            b - a
-            for a, b in zip(among, among[1:], strict=False)
-            if type(a) is int and type(b) is int
-        }
+        steps = {b - a for a, b in itertools.pairwise(among) if type(a) is int and type(b) is int}
         even = len(steps) == 1 and all(type(item) is int for item in among) and min(steps) > 0
         if even:
             low, high = among[0], among[-1]
@@ -283,7 +282,8 @@ def _study(
     if storage is not None:
         try:
             place = optuna_.storages.get_storage(storage)
-        except Exception as error:  # noqa: BLE001 every storage has errors of its own
+        except Exception as error:
+            # Every storage has errors of its own.
             words = str(error).strip().splitlines()
             raise InputError(
                 f"--storage: cannot be used: {words[0] if words else type(error).__name__}"

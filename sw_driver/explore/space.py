@@ -1,8 +1,8 @@
 """SPACE.yaml: what is explored, read with the machinery of specifications.
 
 A space names base specifications of GEMM cores with fields that vary, choices of the mapping,
-workloads, objectives, constraints and budgets. Every mistake has its place in the file; a value that
-a field can never have is a mistake, a combination that the specification refuses is counted later.
+workloads, objectives, constraints and budgets. Every mistake has its place in the file: a value
+that a field can never have is one; a combination that a specification refuses is counted later.
 """
 
 from __future__ import annotations
@@ -210,8 +210,8 @@ class Space:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Metrics that objectives and constraints name, in order."""
-        named = [item.metric for item in (*self.objectives, *self.constraints)]
-        return tuple(dict.fromkeys(named))
+        objectives = [item.metric for item in self.objectives]
+        return tuple(dict.fromkeys([*objectives, *(item.metric for item in self.constraints)]))
 
     @property
     def needs_synthesis(self) -> bool:
@@ -401,8 +401,7 @@ def _base(
             spec = spec_from_dict(core.base)
         except SpecError as error:
             problems += [
-                Problem((*at, "base", *item.path), item.rule, item.value)
-                for item in error.problems
+                Problem((*at, "base", *item.path), item.rule, item.value) for item in error.problems
             ]
     else:
         rule = "must be a path or a specification"
@@ -445,8 +444,8 @@ def _field_kind(
         below = part_of(field.annotation)
         if position == len(parts) - 1:
             if below is not None:
-                known = ", ".join(f"{name}.{item}" for item in below.model_fields)
-                problems.append(Problem(place, f"must be one of its fields: {known}", name))
+                inner = ", ".join(f"{name}.{item}" for item in below.model_fields)
+                problems.append(Problem(place, f"must be one of its fields: {inner}", name))
                 return None
             return Annotated[field.annotation, field] if field.metadata else field.annotation
         inside = below
@@ -526,9 +525,7 @@ def _ranged(
     return values
 
 
-def _choices(
-    given: Mapping[str, Any], problems: list[Problem]
-) -> dict[str, tuple[Scalar, ...]]:
+def _choices(given: Mapping[str, Any], problems: list[Problem]) -> dict[str, tuple[Scalar, ...]]:
     """Mapping choices by name; those that are not given are left to the mapper."""
     found = {}
     for name, value in given.items():
@@ -649,4 +646,3 @@ def _rule(item: Any) -> str:
 def _copied(data: Any) -> Any:
     """Nested mappings copied, the values shared."""
     return {key: _copied(value) for key, value in data.items()} if isinstance(data, dict) else data
-

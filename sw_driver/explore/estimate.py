@@ -16,13 +16,37 @@ RIDGE = 1e-3
 """Weight of the coefficients' squares, features of unit spread."""
 
 
-def features(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Points as ``(points, features)`` of zero mean and unit spread.
+FEW = 8
+"""A number of at most so many values has a column for each besides its logarithm."""
+
+FINE = 0.5
+"""Scale of such columns, and of those of one core alone: they take what the others leave."""
+
+
+def features(rows: Sequence[Mapping[str, Any]], core: str = "core") -> np.ndarray:
+    """Points as ``(points, features)`` of zero mean.
 
     Positive numbers are taken by their logarithm; what is no number, or not positive throughout, by
-    a column for each of its values. A name that a row lacks is a value of its own.
+    a column for each of its values. A name that a row lacks is a value of its own. All of it once
+    for all cores and once for each: ``core`` names what tells them apart.
     """
+    whole = _columns([{n: v for n, v in row.items() if n != core} for row in rows])
+    cores = [row.get(core) for row in rows]
+    distinct = list(dict.fromkeys(cores))
+    if len(distinct) == 1:
+        return whole
+    parts = [whole, _columns([{core: name} for name in cores])]
+    for name in distinct:
+        own = np.array([item == name for item in cores])
+        inside = np.where(own[:, None], whole - whole[own].mean(axis=0), 0.0)
+        parts.append(FINE * inside[:, inside.std(axis=0) > 1e-12])
+    return np.concatenate(parts, axis=1)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Columns of zero mean, those of logarithms and of what is no number of unit spread."""
     columns: list[np.ndarray] = []
+    fine: list[bool] = []
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
         values = [row.get(name) for row in rows]
@@ -35,19 +59,21 @@ def features(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
             logs = np.array([0.0 if value is None else np.log2(value) for value in values])
             here = np.array([value is not None for value in values])
             columns.append(np.where(here, logs - logs[here].mean(), 0.0))
-            if not here.all():
-                columns.append(here.astype(float))
-            continue
+            fine.append(False)
+            if not 2 < len(set(given)) <= FEW and here.all():
+                continue
         keys = [(type(value).__name__, repr(value)) for value in values]
-        columns += [
-            np.array([key == value for key in keys], dtype=float) for value in dict.fromkeys(keys)
-        ]
+        among = list(dict.fromkeys(keys))
+        columns += [np.array([key == value for key in keys], dtype=float) for value in among]
+        fine += [bool(numeric)] * len(among)
     if not columns:
         return np.zeros((len(rows), 0))
     table = np.stack(columns, axis=1)
     table = table - table.mean(axis=0)
     spread = table.std(axis=0)
-    return table[:, spread > 1e-12] / spread[spread > 1e-12]
+    scale = np.where(fine, FINE, 1.0)
+    kept = spread > 1e-12
+    return table[:, kept] / spread[kept] * scale[kept]
 
 
 class Fit:

@@ -1,6 +1,6 @@
 """What is measured of a point: area and delay by synthesis, error on a real layer, the RTL itself.
 
-A task is plain data in and plain data out, so that another process or another machine can do it, and
+A task is plain data in and plain data out, so that another process or another machine can do it. It
 is kept by content: a result is never computed twice on a machine, whichever run asked for it.
 """
 

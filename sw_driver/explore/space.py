@@ -569,10 +569,14 @@ def _workload(
         )
     except InputError as error:
         for line in str(error).splitlines():
-            field, _, rule = line.partition(": ")
-            known = field in WorkloadFile.model_fields
-            value = getattr(item, field) if known else item.model_dump()
-            problems.append(Problem((*at, field) if known else at, rule or line, value))
+            # "decode: rule", or "model: decode: rule".
+            words = line.split(": ")
+            field = next((word for word in words[:2] if word in WorkloadFile.model_fields), None)
+            if field is None:
+                problems.append(Problem(at, line, item.model_dump()))
+                continue
+            rule = line.partition(f"{field}: ")[2]
+            problems.append(Problem((*at, field), rule, getattr(item, field)))
         return None
     return work
 

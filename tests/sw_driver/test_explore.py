@@ -115,7 +115,7 @@ def area_of(spec: Any) -> float:
 @pytest.fixture(autouse=True)
 def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the test's own: what another test left would hide what is computed."""
-    if "slow" not in request.keywords:
+    if "slow" not in request.keywords:  # real syntheses are worth keeping
         folder = request.getfixturevalue("tmp_path") / "cache"
         monkeypatch.setenv("RTLGEN_CACHE", str(folder))
 
@@ -332,7 +332,7 @@ def test_sweep_finds_the_front_with_a_part_of_the_syntheses() -> None:
     assert len(few.did) <= designs // 3
     assert found(less) >= {max(exact(space)), min(exact(space))}
     hit = len(found(less) & exact(space)) / len(exact(space))
-    assert hit >= 0.7
+    assert hit >= 0.9
     assert 0 < less.data["choosing"]["errors"]["area"] < 0.5
     assert less.data["choosing"]["stopped"] in ("estimate", "budget")
     # What was not measured is on no front, and has no area.

@@ -219,10 +219,12 @@ class Catalogue:
             for column, work in enumerate(names):
                 for name in OF_WORKLOAD:
                     metrics[f"{work}.{name}"][at] = getattr(found, name)[places, column]
-        for name in TOTALS if names else ():
-            metrics[name] = np.sum([metrics[f"{work}.{name}"] for work in names], axis=0)
-        if len(names) == 1:
-            for name in OF_WORKLOAD:
+        if len(names) > 1:
+            for name in TOTALS:
+                metrics[name] = np.sum([metrics[f"{work}.{name}"] for work in names], axis=0)
+        for name in self.space.metrics:
+            # Of one workload its metrics need no more of a name than the objective gives them.
+            if name in OF_WORKLOAD and len(names) == 1:
                 metrics[name] = metrics[f"{names[0]}.{name}"]
         return Points(design=design, choice=choice, metrics=metrics)
 

@@ -235,10 +235,15 @@ def unit_of(metric: str, measured: Measured) -> str:
         "delay_ns": "ns",
         ERROR: "dB",
         "peak_macs": "MAC a cycle",
-        "bits_per_weight": "bits",
     }
     before = metric[: -len(name)]
-    plain = {"sqnr_db": "SQNR", "delay_ns": "delay", "tokens_per_second": "throughput"}
+    plain = {
+        "sqnr_db": "SQNR",
+        "delay_ns": "delay",
+        "tokens_per_second": "throughput",
+        "peak_macs": "peak",
+        "area_per_mac": "area",
+    }
     shown = before + plain.get(name, name.replace("_", " "))
     return f"{shown}, {units[name]}" if name in units else shown
 
@@ -293,6 +298,8 @@ def _draw_pair(
     y: str,
     measured: Measured,
 ) -> None:
+    from matplotlib.ticker import LogFormatter
+
     xs, ys = (np.asarray(table.metrics[name], dtype=np.float64) for name in (x, y))
     if len(behind):
         word = f"{len(behind):,} others"
@@ -320,10 +327,15 @@ def _draw_pair(
         where: Literal["pre", "post"] = "pre" if maximise else "post"
         axis.step(xs[sort], ys[sort], where=where, color="#444444", linewidth=0.8, zorder=2)
     shown = np.concatenate([behind, order])
-    if logarithmic(xs[shown]):
-        axis.set_xscale("log")
-    if logarithmic(ys[shown]):
-        axis.set_yscale("log")
+    for values, scaled, along in (
+        (xs[shown], axis.set_xscale, axis.xaxis),
+        (ys[shown], axis.set_yscale, axis.yaxis),
+    ):
+        if logarithmic(values):
+            scaled("log")
+            # 20, 50 and 100 rather than powers of ten.
+            along.set_major_formatter(LogFormatter())
+            along.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     goals = {item.metric: " (more is better)" for item in table.space.objectives if item.maximise}
     axis.set_xlabel(unit_of(x, measured) + goals.get(x, ""))
     axis.set_ylabel(unit_of(y, measured) + goals.get(y, ""))

@@ -114,9 +114,14 @@ class Processes:
         return left
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        if self._pool is None:
+            return
+        # Of an interrupted run some are at work, which may take minutes; nobody takes what they do.
+        running = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.terminate()
+        self._pool = None
 
 
 def _pool(count: int) -> ProcessPoolExecutor:

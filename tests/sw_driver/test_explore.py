@@ -167,7 +167,7 @@ synthesis: {{liberty: x.lib}}
         "s.yaml:13:11: cores.3.base: must be a GEMM core, is quantize, got a mapping",
         "s.yaml:14:28: mapping.weight_bits.1: must be less than or equal to 16, got 40",
         "s.yaml:14:39: mapping.grup: is no choice of the mapping (did you mean group?), got 64",
-        "s.yaml:16:9: workloads.chat.decode: must be at most 1024 tokens with those before them, "
+        "s.yaml:16:31: workloads.chat.decode: must be at most 1024 tokens with those before them, "
         "the model has no more positions, got 512 + 5000, got 5000",
         "s.yaml:17:8: workloads.two: must have either prefill or decode, got a mapping",
         "s.yaml:18:37: objectives.chat.tokens_per_secnd: is no metric (did you mean "
@@ -175,7 +175,7 @@ synthesis: {{liberty: x.lib}}
         "s.yaml:18:82: objectives.tokens_per_second: is no metric alone: of which workload? chat, "
         "two, got 'maximise'",
         "s.yaml:19:35: constraints.area.max: must be at least min = 5, got 2.0",
-        "s.yaml:19:46: constraints.cycles: must have min or max, got a mapping",
+        "s.yaml:19:47: constraints.cycles: must have min or max, got a mapping",
         "s.yaml:20:12: synthesis.runs: must be at least 1 for area, got 0 (the default)",
         "s.yaml:20:22: synthesis.liberty: must be a file, is not there, got 'x.lib'",
     ]
@@ -246,11 +246,29 @@ def test_points_are_what_the_mapper_says_one_by_one() -> None:
             ),
         )
         assert points.metrics["chat.cycles"][index] == mapped.cycles
-        assert points.metrics["bytes"][index] == mapped.bytes
-        assert points.metrics["seconds"][index] == pytest.approx(mapped.seconds)
-        assert points.metrics["tokens_per_second"][index] == pytest.approx(mapped.tokens_per_second)
+        assert points.metrics["chat.bytes"][index] == mapped.bytes
+        assert points.metrics["chat.seconds"][index] == pytest.approx(mapped.seconds)
+        assert points.metrics["chat.tokens_per_second"][index] == pytest.approx(
+            mapped.tokens_per_second
+        )
         scale = 0 if group is None else (16 + core.zero_point * bits) / group
         assert points.metrics["bits_per_weight"][index] == bits + scale
+
+
+def test_totals_and_names_of_metrics() -> None:
+    two = TEXT.replace("context: 16}", "context: 16}\n  more: {model: gpt2, prefill: 8, batch: 2}")
+    space = read_space(two)
+    catalogue = Catalogue(space)
+    metrics = catalogue.evaluate(*catalogue.sweep()).metrics
+    for name in ("cycles", "seconds", "bytes"):
+        both = metrics[f"chat.{name}"] + metrics[f"more.{name}"]
+        assert np.array_equal(metrics[name], both)
+        assert (metrics[f"more.{name}"] > 0).all()
+    short = read_space(TEXT.replace("chat.tokens", "tokens"))
+    catalogue = Catalogue(short)
+    metrics = catalogue.evaluate(*catalogue.sweep()).metrics
+    assert np.array_equal(metrics["tokens_per_second"], metrics["chat.tokens_per_second"])
+    assert "cycles" not in metrics
 
 
 def test_choices_that_do_not_apply_make_no_points_twice() -> None:

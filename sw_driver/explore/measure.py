@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hw.block import spec_from_dict
 from rtl_gen import cache
-from rtl_gen.errors import ReportedError
+from rtl_gen.errors import ReportedError, ToolError
 
 if TYPE_CHECKING:
     from sw_driver.explore.points import Design
@@ -35,12 +35,14 @@ class Task:
     Attributes:
         kind: one of :data:`KINDS`. key: SHA-256 of everything that the result depends on.
         label: what it is called in messages. facts: plain data that the work is done from.
+        sources: of the project that asks; another version of it must not answer.
     """
 
     kind: str
     key: str
     label: str
     facts: Mapping[str, Any]
+    sources: str = ""
 
 
 def synthesis_task(
@@ -56,18 +58,23 @@ def synthesis_task(
     facts = {
         "spec": dict(hardware),
         "liberty": None if liberty is None else str(liberty.absolute()),
+        "technology": _technology(liberty),
         "effort": effort,
     }
     key = cache.digest(
         {
             "kind": "synthesis",
             **facts,
-            "liberty": _technology(liberty),
+            "liberty": None,  # by what is in it, wherever it lies
             "sources": cache.source_digest("hw", "rtl_gen", "flows"),
             "tools": dict(yosys.versions()),
         }
     )
-    return Task(kind="synthesis", key=key, label=label, facts=facts)
+    return Task(kind="synthesis", key=key, label=label, facts=facts, sources=_sources())
+
+
+def _sources() -> str:
+    return cache.source_digest("hw", "rtl_gen", "sim", "flows", "sw_driver")
 
 
 @lru_cache
@@ -98,7 +105,7 @@ def error_task(design: Design, label: str, *, bits: int, group: int) -> Task:
     key = cache.digest(
         {"kind": "sqnr", **facts, "sources": cache.source_digest("hw", "sim", "sw_driver")}
     )
-    return Task(kind="sqnr", key=key, label=label, facts=facts)
+    return Task(kind="sqnr", key=key, label=label, facts=facts, sources=_sources())
 
 
 def verify_task(design: Design, label: str) -> Task:
@@ -107,7 +114,7 @@ def verify_task(design: Design, label: str) -> Task:
     key = cache.digest(
         {"kind": "verify", **facts, "sources": cache.source_digest("hw", "rtl_gen", "sim")}
     )
-    return Task(kind="verify", key=key, label=label, facts=facts)
+    return Task(kind="verify", key=key, label=label, facts=facts, sources=_sources())
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -117,6 +124,8 @@ def run(task: Task) -> dict[str, Any]:
     """
     started = time.monotonic()
     try:
+        if task.sources and task.sources != _sources():
+            raise ToolError("worker", "has another version of the project than the run")
         found = kept(task)
         if found is None:
             found = store(task, _WORK[task.kind](task.facts))
@@ -157,6 +166,8 @@ def _synthesis(facts: Mapping[str, Any]) -> dict[str, Any]:
     from flows.areas import synthesis
 
     liberty = None if facts["liberty"] is None else Path(facts["liberty"])
+    if _technology(liberty) != facts["technology"]:
+        raise ToolError("worker", f"{liberty} is another library than that of the run")
     spec = spec_from_dict(facts["spec"])
     return asdict(synthesis(spec, liberty=liberty, effort=facts["effort"]))
 

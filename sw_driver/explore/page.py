@@ -136,12 +136,12 @@ def _drawing(
         at = across(value)
         parts.append(f'<line class="g" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(
-            f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:.4g}</text>'
+            f'<text x="{at}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_tick(value)}</text>'
         )
     for value in down.ticks():
         at = down(value)
         parts.append(f'<line class="g" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4}" text-anchor="end">{value:.4g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{at + 4}" text-anchor="end">{_tick(value)}</text>')
     parts += [
         f'<circle class="o" cx="{across(xs[index])}" cy="{down(ys[index])}" r="2"/>'
         for index in behind.tolist()
@@ -177,6 +177,11 @@ def _legend(labels: Sequence[str], behind: int) -> str:
     if behind:
         items.append(f'<span><i style="background:#bbb"></i>{behind:,} others</span>')
     return f"<figcaption>{''.join(items)}</figcaption>"
+
+
+def _tick(value: float) -> str:
+    """A round value on an axis."""
+    return f"{value:,.6g}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 class _Scale:

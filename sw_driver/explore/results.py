@@ -511,8 +511,8 @@ def _chosen_words(choosing: Choosing) -> str:
     if choosing.stopped == "estimate":
         return words + "; of the others none would be on the front if that erred twice so much"
     return words + (
-        f"; the budget ended with {choosing.likely:,} designs that it puts on the front not "
-        "measured"
+        "; the budget ended, and of what was not measured it puts on the front: "
+        f"{choosing.likely:,}"
         if choosing.likely
         else "; the budget ended"
     )

@@ -668,6 +668,22 @@ def test_a_process_that_dies_costs_its_task_alone(
     assert os.getpid() not in {results[key]["process"] for key in ("0", "2", "3")}
 
 
+def test_another_version_answers_nothing(tmp_path: Path) -> None:
+    space = read_space(TEXT)
+    did = Areas()
+    explore(
+        replace(space, synthesis=space.synthesis.model_copy(update={"runs": 1})),
+        doing=did,
+        progress=False,
+    )
+    (task,) = did.did
+    assert task.sources
+    found = measure.run(replace(task, sources="0" * 64))
+    assert "has another version of the project" in found["error"]
+    found = measure.run(replace(task, facts={**task.facts, "technology": "0" * 64}))
+    assert "another library" in found["error"]
+
+
 @has_dask
 @pytest.mark.filterwarnings("ignore")  # of packages that are not ours
 def test_a_cluster_does_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

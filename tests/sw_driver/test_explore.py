@@ -58,7 +58,7 @@ synthesis: {{runs: 1000, batch: 4}}
 verify: false
 """
 
-SEARCH = TEXT + "search: {method: nsga2, trials: 48, batch: 8, seed: 3}\n"
+SEARCH = TEXT + "search: {method: nsga2, trials: 32, batch: 8, seed: 3}\n"
 
 has_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="optuna, of the extra explore, is missing"
@@ -519,7 +519,7 @@ def lines(file: Path) -> int:
 def test_killed_runs_lose_nothing_and_do_nothing_twice(method: str, tmp_path: Path) -> None:
     text = TEXT.replace("runs: 1000", "runs: 30") if method == "sweep" else SEARCH
     out = tmp_path / "killed"
-    killed_often(out, text, 3)
+    killed_often(out, text, 2)
     with (out / RESULTS).open("a") as file:
         file.write('{"key": "half a li')
     rest = Areas(tmp_path / "log")
@@ -534,7 +534,7 @@ def test_killed_runs_lose_nothing_and_do_nothing_twice(method: str, tmp_path: Pa
     # What was begun when the process was killed is begun again: at most one task a kill.
     did = (tmp_path / "log").read_text().splitlines()
     assert len(set(did)) == len(whole.did)
-    assert len(did) - len(set(did)) <= 3
+    assert len(did) - len(set(did)) <= 2
     # And what the journal has is in it once.
     keys = [json.loads(line).get("key") for line in (out / RESULTS).read_text().splitlines()]
     assert len(keys) == len(set(keys)) == len(whole.did) + 1
@@ -589,7 +589,7 @@ def test_search_finds_good_points_and_respects_its_budget(method: str, tmp_path:
     space = read_space(text)
     did = Areas()
     report = explore(space, doing=did, progress=False)
-    assert report.data["search"]["trials"] == 48
+    assert report.data["search"]["trials"] == 32
     assert report.data["search"]["stopped"] == "trials"
     best = exact(space)
     for item in found(report):
@@ -612,7 +612,7 @@ def test_search_finds_good_points_and_respects_its_budget(method: str, tmp_path:
 @has_optuna
 def test_search_in_a_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    space = read_space(SEARCH.replace("trials: 48", "trials: 12"))
+    space = read_space(SEARCH.replace("trials: 32", "trials: 12"))
     report = explore(space, tmp_path / "out", storage=url, doing=Areas(), progress=False)
     assert not (tmp_path / "out" / "study.jsonl").exists()
     import optuna

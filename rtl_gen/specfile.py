@@ -26,14 +26,13 @@ __all__ = [
     "MAX_BYTES",
     "MAX_DEPTH",
     "SpecFileError",
+    "load_as",
     "load_spec",
     "load_specs",
     "read_spec",
     "read_text",
     "read_yaml",
 ]
-
-T = TypeVar("T")
 
 MAX_BYTES = 256 * 1024
 """Largest file that is read; a specification is about one KiB."""
@@ -44,6 +43,10 @@ MAX_DEPTH = 16
 PathParts = tuple[str | int, ...]
 
 
+Spec = TypeVar("Spec", bound=BlockSpec)
+T = TypeVar("T")
+
+
 def load_spec(path: Path | str) -> BlockSpec:
     """The specification in a YAML file.
 
@@ -51,17 +54,25 @@ def load_spec(path: Path | str) -> BlockSpec:
         path: a UTF-8 file with one mapping; ``block`` says which generator it is for.
 
     Raises:
-        SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
-            the order of the file. A missing field points at the mapping it belongs in.
+        SpecFileError: as :func:`read_spec`; the file cannot be read.
     """
     return read_spec(read_text(path), str(path))
 
 
-def read_text(path: Path | str) -> str:
-    """The text of a YAML file of a person's.
+def load_as(kind: type[Spec], path: Path | str) -> Spec:
+    """What a YAML file says as a specification of a kind that is no block.
 
     Raises:
-        SpecFileError: it cannot be read, is larger than :data:`MAX_BYTES`, or is not UTF-8.
+        SpecFileError: as :func:`load_spec`.
+    """
+    return read_yaml(read_text(path), str(path), lambda data: kind(**data), kind)
+
+
+def read_text(path: Path | str) -> str:
+    """The text of a specification file.
+
+    Raises:
+        SpecFileError: it cannot be read, is too large, or is no UTF-8.
     """
     path = Path(path)
     try:
@@ -73,7 +84,7 @@ def read_text(path: Path | str) -> str:
     if len(raw) > MAX_BYTES:
         raise SpecFileError(path, f"must be at most {MAX_BYTES // 1024} KiB")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
@@ -81,6 +92,7 @@ def read_text(path: Path | str) -> str:
         raise SpecFileError(
             path, [FileProblem(line, column, f"must be UTF-8 text, got byte 0x{found:02x}")]
         ) from None
+    return text
 
 
 def load_specs(paths: Iterable[Path | str]) -> list[BlockSpec]:
@@ -109,37 +121,25 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
     """The specification in a YAML text; ``file`` is what errors call it.
 
     Raises:
-        SpecFileError: as :func:`load_spec`.
+        SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
+            the order of the file. A missing field points at the mapping it belongs in.
     """
-
-    def make(data: dict[str, Any]) -> BlockSpec:
-        found = list(name_problems(name)) if isinstance(name := data.get("name"), str) else []
-        try:
-            spec = spec_from_dict(data)
-        except SpecError as error:
-            raise SpecError([*error.problems, *found]) from None
-        if found:
-            raise SpecError(found)
-        return spec
-
-    return read_yaml(text, file, make, _model)
+    return read_yaml(text, file, spec_from_dict, None)
 
 
 def read_yaml(
-    text: str,
-    file: str,
-    make: Callable[[dict[str, Any]], T],
-    model: Callable[[Any], type[BaseModel] | None],
+    text: str, file: str, make: Callable[[dict[str, Any]], T], kind: type[BaseModel] | None
 ) -> T:
     """What ``make`` makes of the mapping in a YAML text.
 
     Args:
         file: what errors call it.
         make: from plain data; raises :class:`hw.errors.SpecError` with every broken rule.
-        model: the class that the data is meant for, whose fields are suggested for unknown ones.
+        kind: the class that the data is of, whose fields are suggested for unknown ones; None for
+            a specification whose ``block`` says it. Of specifications the name is a module's.
 
     Raises:
-        SpecFileError: as :func:`load_spec`.
+        SpecFileError: as :func:`read_spec`.
     """
     tree = _Tree(text, file)
     if not isinstance(tree.data, dict):
@@ -148,10 +148,15 @@ def read_yaml(
         text = f"(root): must be a mapping of fields, got {given}"
         raise SpecFileError(file, [*tree.problems, FileProblem(line, column, text)])
     problems = list(tree.problems)
+    found: list[Problem] = []
     try:
         made = make(tree.data)
     except SpecError as error:
-        problems += _placed(tree, error.problems, model(tree.data))
+        found += error.problems
+    hardware = kind is None or issubclass(kind, BlockSpec)
+    if hardware and isinstance(name := tree.data.get("name"), str):
+        found += name_problems(name)
+    problems += _placed(tree, found, kind or _model(tree.data))
     if problems:
         raise SpecFileError(file, problems)
     return made

@@ -36,6 +36,10 @@ _HOMES = {
     "evaluate_many": "sw_driver.mapping",
     "map_model": "sw_driver.map_report",
     "run_layer": "sw_driver.run",
+    "PimSystem": "sw_driver.pim_system",
+    "load_system": "sw_driver.pim_system",
+    "DecodeModel": "sw_driver.pim_step",
+    "pim_model": "sw_driver.pim_report",
     "Report": "sw_driver.report",
 }
 

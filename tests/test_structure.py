@@ -144,7 +144,7 @@ def test_cost_query_elaborates_nothing() -> None:
 
 VERBS = {
     *("accuracy", "build", "compare", "describe", "explore", "inspect", "list"),
-    *("map", "run", "schema", "synth", "verify"),
+    *("map", "pim", "run", "schema", "synth", "verify"),
 }
 
 

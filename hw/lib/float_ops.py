@@ -11,7 +11,8 @@ the register, or the value itself where that point has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
@@ -36,6 +37,31 @@ Cut = Callable[[str, str, Value], Value]
 
 ADD_CUTS = ("ordered", "aligned", "summed", "counted", "moved")
 MULTIPLY_CUTS = ("rows", "product", "moved", "placed")
+
+MINUS_ZERO = 1 << 31
+"""In FP32, what changes nothing when it is added: x + (-0) is x, of both zeros too."""
+
+
+def registers(
+    m: Module, name: str, points: Sequence[str], enable: Sequence[Value] | None = None
+) -> Cut:
+    """Registers at some points, without a reset; constants pass.
+
+    Args:
+        name: what names of registers begin with; empty: with the point.
+        enable: when those of a point take what comes, by the point's place; always if None.
+    """
+
+    def cut(point: str, field: str, value: Value) -> Value:
+        if point not in points or isinstance(value, Const):
+            return value
+        label = f"{name}_{point}_{field}" if name else f"{point}_{field}"
+        register = Signal(value.shape(), name=label, reset_less=True)
+        with nullcontext() if enable is None else m.If(enable[points.index(point)]):
+            m.d.sync += register.eq(value)
+        return register
+
+    return cut
 
 
 def _through(cut: Cut, point: str, values: dict[str, Value]) -> dict[str, Value]:

@@ -149,7 +149,7 @@ MUTANTS: tuple[Entry, ...] = (
      "(q ^ sign.replicate(len(q))).as_unsigned()"),
     ("partial_zero", LANE, CLOSING, "infinity times a partial sum of 0 is infinite",
      "zero.eq(~q.any()),", "zero.eq(0),"),
-    ("nothing_is_plus_zero", LANE, CLOSING, "a closing round adds +0",
+    ("nothing_is_plus_zero", OPS, CLOSING, "a closing round adds +0",
      "MINUS_ZERO = 1 << 31", "MINUS_ZERO = 0"),
     ("bias_subnormal", LANE, CLOSING, "a subnormal bias is taken for 0",
      "magnitude=parts.significand,",

@@ -271,7 +271,7 @@ def read_space(text: str, file: str = "<space>", folder: Path | None = None) -> 
         SpecFileError: as :func:`load_space`.
     """
     here = Path() if folder is None else folder
-    return read_yaml(text, file, lambda data: space_from_dict(data, here), lambda _: SpaceFile)
+    return read_yaml(text, file, lambda data: space_from_dict(data, here), SpaceFile)
 
 
 def space_from_dict(data: Mapping[str, Any], folder: Path) -> Space:

@@ -83,6 +83,27 @@ def test_parameter_count_is_the_published_one(name: str, parameters: int) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "layers", "hidden", "millions"),
+    [
+        ("gpt3-small", 12, 768, 125),
+        ("gpt3-medium", 24, 1024, 350),
+        ("gpt3-large", 24, 1536, 760),
+        ("gpt3-xl", 24, 2048, 1300),
+    ],
+)
+def test_gpt3_shapes_are_those_of_the_paper(
+    name: str, layers: int, hidden: int, millions: int
+) -> None:
+    """Table 2.1 of arXiv 2005.14165 gives layers, widths and rounded sizes; no checkpoint."""
+    arch = load_architecture(name)
+    assert (arch.layers, arch.hidden, arch.positions) == (layers, hidden, 2048)
+    matrices = layers * 12 * hidden**2
+    vectors = layers * 13 * hidden + 2 * hidden
+    assert arch.parameters == matrices + vectors + (50257 + 2048) * hidden
+    assert arch.parameters == pytest.approx(millions * 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
     ("name", "published"),
     [
         ("gemma-3-4b", 4_300_079_472),

@@ -210,6 +210,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     # A base of another content makes another space, a budget does not.
     other = read_space(TEXT.replace("runs: 1000", "runs: 3"))
     assert other.digest == read_space(TEXT).digest != load_space(file).digest
+    # Its name is no module's.
+    assert read_space(TEXT.replace("name: small", "name: module")).name == "module"
 
 
 def test_points_are_what_the_mapper_says_one_by_one() -> None:

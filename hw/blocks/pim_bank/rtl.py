@@ -23,14 +23,12 @@ from hw.blocks.pim_bank.spec import PimBankSpec
 from hw.formats import BF16, FP32
 from hw.gemm import Job
 from hw.lib.fifo import Fifo
-from hw.lib.float_ops import Cut, add, factor, multiply
+from hw.lib.float_ops import MINUS_ZERO, add, factor, multiply, registers
 from hw.lib.floats import unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
 
 MAC, BIAS, ACTIVATE, READ = range(4)
-MINUS_ZERO = 1 << 31
-"""What changes nothing when it is added: x + (-0) is x, of both zeros too."""
 
 
 class PimBank(wiring.Component):
@@ -412,7 +410,7 @@ class PimBank(wiring.Component):
             m.d.comb += x.eq(
                 Array(accumulators)[selected] if len(accumulators) > 1 else accumulators[0]
             )
-            cut = _registers(m, "line", ("product", "moved", "rounded"))
+            cut = registers(m, "line", ("product", "moved", "rounded"))
             product = multiply(
                 m,
                 "line",
@@ -432,7 +430,7 @@ class PimBank(wiring.Component):
             right = Mux(line_start, Cat(Const(0, 16), entry[16:]), right)
             start = valid | line_start
             target = Mux(line_start, place, index)
-        total = add(m, "sum", FP32, left, right, cut=_registers(m, "sum", ("aligned", "counted")))
+        total = add(m, "sum", FP32, left, right, cut=registers(m, "sum", ("aligned", "counted")))
         stages: list[tuple[Value, Value]] = [(start, target)]
         for number in range(2):
             there = Signal(name=f"sum_valid_{number}")
@@ -443,19 +441,6 @@ class PimBank(wiring.Component):
         with m.If(stages[2][0]):
             m.d.comb += [write.eq(1), value.eq(total), where.eq(stages[2][1])]
             m.d.sync += busy.eq(0)
-
-
-def _registers(m: Module, name: str, points: tuple[str, ...]) -> Cut:
-    """Registers at some points."""
-
-    def cut(point: str, field: str, value: Value) -> Value:
-        if point not in points or isinstance(value, Const):
-            return value
-        register = Signal(value.shape(), name=f"{name}_{point}_{field}", reset_less=True)
-        m.d.sync += register.eq(value)
-        return register
-
-    return cut
 
 
 def build(spec: PimBankSpec) -> Design:

@@ -34,7 +34,7 @@ from hw.blocks.pim_channel.orders import Op, Status, Step
 from hw.blocks.pim_channel.spec import PimChannelSpec
 from hw.dram import ALL_BANKS, Command, Scope, constraints
 from hw.lib.fifo import Fifo
-from hw.lib.float_ops import Cut, add, factor, multiply
+from hw.lib.float_ops import add, factor, multiply, registers
 from hw.lib.floats import unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
@@ -360,7 +360,7 @@ class Element(wiring.Component):
                 ),
             ]
             return m
-        cut = _registers(m, "multiply", ("product", "moved", "rounded"))
+        cut = registers(m, "multiply", ("product", "moved", "rounded"))
         product = multiply(
             m,
             "multiply",
@@ -370,7 +370,7 @@ class Element(wiring.Component):
             cut=cut,
         )
         product = cut("rounded", "code", product)
-        cut = _registers(m, "add", ("aligned", "counted", "rounded"))
+        cut = registers(m, "add", ("aligned", "counted", "rounded"))
         total = cut("rounded", "code", add(m, "add", form, self.a, self.b, cut=cut))
         chosen: Value = self.multiply
         for number in range(kind.latency - 1):
@@ -379,19 +379,6 @@ class Element(wiring.Component):
             chosen = register
         m.d.comb += self.o.eq(Mux(chosen, product, total))
         return m
-
-
-def _registers(m: Module, name: str, points: tuple[str, ...]) -> Cut:
-    """Registers at some points."""
-
-    def cut(point: str, field: str, value: Value) -> Value:
-        if point not in points or isinstance(value, Const):
-            return value
-        register = Signal(value.shape(), name=f"{name}_{point}_{field}", reset_less=True)
-        m.d.sync += register.eq(value)
-        return register
-
-    return cut
 
 
 class PimChannel(wiring.Component):

@@ -137,7 +137,7 @@ def schedule(
         accepted: cycle in which ``i_cmd`` transfers each; None where it always offers the next.
         until: go on refreshing to this cycle of the port, after the last order.
     """
-    machine = _Machine(spec)
+    machine = Sequencer(spec)
     rows = given.tolist() if hasattr(given, "tolist") else given
     for index, fields in enumerate(rows):
         order = Order(*fields)
@@ -157,7 +157,7 @@ def schedule(
     )
 
 
-class _Machine:
+class Sequencer:
     """The state of banks and sequencer, in the sequencer's cycles."""
 
     def __init__(self, spec: PimChannelSpec):

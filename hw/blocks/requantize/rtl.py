@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hw.block import Design
 from hw.blocks.requantize import golden
 from hw.blocks.requantize.spec import RequantizeSpec
-from hw.lib.float_ops import Cut, Exact, Factor, exact, factor, product, round_exact
+from hw.lib.float_ops import Cut, Exact, Factor, exact, factor, product, registers, round_exact
 from hw.lib.floats import NO, Fixed, fix, unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
@@ -49,7 +49,7 @@ class Lane(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         spec = self.spec
-        cut = self._registers(m)
+        cut = registers(m, "", self.steps, self.enable)
         element = self._element(m)
         if spec.scale_format is None:
             value = exact(element)
@@ -62,17 +62,6 @@ class Lane(wiring.Component):
             m.d.sync += register.eq(y)
         m.d.comb += self.y.eq(register)
         return m
-
-    def _registers(self, m: Module) -> Cut:
-        def cut(point: str, field: str, value: Value) -> Value:
-            if point not in self.steps or isinstance(value, Const):
-                return value
-            register = Signal(value.shape(), name=f"{point}_{field}", reset_less=True)
-            with m.If(self.enable[self.steps.index(point)]):
-                m.d.sync += register.eq(value)
-            return register
-
-        return cut
 
     def _element(self, m: Module) -> Factor:
         form = self.spec.input_format

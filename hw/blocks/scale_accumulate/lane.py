@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from hw.blocks.scale_accumulate.spec import ScaleAccumulateSpec
 from hw.formats import FP32, FloatFormat
 from hw.lib.float_ops import (
+    MINUS_ZERO,
     Cut,
     Factor,
     add,
@@ -19,11 +20,9 @@ from hw.lib.float_ops import (
     factor,
     multiply,
     product,
+    registers,
 )
 from hw.lib.floats import NO, round_to, unpack
-
-MINUS_ZERO = 1 << 31
-"""What changes nothing when it is added: x + (-0) is x, of both zeros too."""
 
 
 class Lane(wiring.Component):
@@ -128,7 +127,7 @@ class Lane(wiring.Component):
             x = Mux(self.closing, self._bias(m), x)
         addend = Signal(FP32.width, name="addend")
         m.d.comb += addend.eq(before & (~self.first).replicate(FP32.width))
-        result = add(m, "add", FP32, addend, x, cut=_registers(m, "add", _ADD_AT))
+        result = add(m, "add", FP32, addend, x, cut=registers(m, "add", _ADD_AT))
         for turn, word in enumerate(words):
             mine = Signal(name=f"mine_{turn}")
             m.d.comb += mine.eq(self.write & ~(self.turn_write ^ turn).any())
@@ -150,7 +149,7 @@ class Lane(wiring.Component):
             both = product(m, "scales", scale, other, cut=lambda point, field, value: value)
             scale = as_factor(both, scale.zero | other.zero)
         if self.multiply_at:
-            prepared = _registers(m, "prepared", ("p", "scale", "share"))
+            prepared = registers(m, "prepared", ("p", "scale", "share"))
             scale = _behind(prepared, "scale", scale)
             p = prepared("p", "q", p)
             power, invalid = prepared("p", "power", power), prepared("p", "invalid", invalid)
@@ -196,7 +195,7 @@ class Lane(wiring.Component):
 
     def _multiply(self, m: Module, name: str, left: Factor, right: Factor) -> Value:
         """A unit: operands behind a register, and the product behind its last."""
-        register = _registers(m, name, self._multiply_cuts)
+        register = registers(m, name, self._multiply_cuts)
         left, right = (
             _behind(register, side, each) for side, each in (("left", left), ("right", right))
         )
@@ -230,7 +229,7 @@ class Lane(wiring.Component):
             inf=parts.inf,
             low=form.min_exponent - form.mantissa_bits,
         )
-        return _registers(m, "bias", ("converted",))("converted", "code", code)
+        return registers(m, "bias", ("converted",))("converted", "code", code)
 
     def _bias_or_nothing(self, m: Module) -> Value:
         nothing = Const(MINUS_ZERO, FP32.width)
@@ -249,19 +248,6 @@ _ADD_AT = ("aligned", "counted")
 def choice(m: Module, number: int, count: int) -> AbstractContextManager[None]:
     """The branch of a number below ``count``; the last one takes what never comes, too."""
     return m.Default() if number == count - 1 else m.Case(number)
-
-
-def _registers(m: Module, name: str, points: tuple[str, ...]) -> Cut:
-    """Registers at some points."""
-
-    def cut(point: str, field: str, value: Value) -> Value:
-        if point not in points or isinstance(value, Const):
-            return value
-        register = Signal(value.shape(), name=f"{name}_{point}_{field}", reset_less=True)
-        m.d.sync += register.eq(value)
-        return register
-
-    return cut
 
 
 def _behind(cut: Cut, point: str, parts: Factor) -> Factor:

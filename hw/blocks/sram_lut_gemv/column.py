@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
 from hw.formats import FP16
-from hw.lib.float_ops import Cut, Factor, factor, product, round_exact
+from hw.lib.float_ops import Cut, Factor, factor, product, registers, round_exact
 from hw.lib.floats import NO, shift_right_sticky, unpack
 
 
@@ -234,14 +234,7 @@ class Converter(wiring.Component):
         m = Module()
         spec, width = self.spec, self.spec.sum_bits
 
-        def cut(point: str, field: str, value: Value) -> Value:
-            if point not in self.steps or isinstance(value, Const):
-                return value
-            register = Signal(value.shape(), name=f"{point}_{field}", reset_less=True)
-            with m.If(self.enable[self.steps.index(point)]):
-                m.d.sync += register.eq(value)
-            return register
-
+        cut = registers(m, "", self.steps, self.enable)
         flip = self.value[-1]
         magnitude = Signal(width, name="magnitude")
         m.d.comb += magnitude.eq((self.value ^ flip.replicate(width)) + flip)

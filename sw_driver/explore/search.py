@@ -50,7 +50,8 @@ def search(
         The points tried, and what is to be said of the search.
 
     Raises:
-        ToolError: Optuna is not installed. InputError: the storage cannot serve.
+        ToolError: Optuna is not installed. InputError: the storage cannot serve, or the budget does
+            not reach for one batch.
     """
     try:
         import optuna
@@ -137,6 +138,12 @@ class _Search:
         if self._space.measured:
             worth = self._worth(points)
             if len(self._measured.affordable([item[0] for item in worth])) < len(worth):
+                if not self._points:
+                    keys = {self._catalogue.designs[item[0]].key for item in worth}
+                    raise InputError(
+                        f"synthesis.runs: must be at least {len(keys)} for the first batch of "
+                        f"trials, got {self._space.synthesis.runs}"
+                    )
                 return None  # the batch stays as it is, for a run with a larger budget
             self._measure(worth)
         self._points.update(dict.fromkeys(points))

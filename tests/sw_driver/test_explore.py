@@ -365,6 +365,13 @@ def test_constraints_and_clocks_bind() -> None:
     assert report.front
     assert all(item.metrics["area"] <= 3000 for item in report.front)
 
+    # What is out of bounds by the mapper alone is not synthesized.
+    none = Areas()
+    report = explore(read_space(TEXT.replace("4.3", "1.0")), doing=none, progress=False)
+    assert report.front == ()
+    assert none.did == []
+    assert report.data["points"]["infeasible"] == report.data["points"]["mapped"]
+
     class Slow(Areas):
         def result(self, task: Task) -> dict[str, Any]:
             whole = super().result(task)
@@ -597,18 +604,17 @@ def test_search_finds_good_points_and_respects_its_budget(method: str, tmp_path:
     for item in found(report):
         assert any(one <= item[0] and two <= item[1] for one, two in best)
     assert all(item.metrics["bits_per_weight"] <= 4.3 for item in report.front)
-    # Infeasible points are not synthesized; 4 bits with a zero point of 4 bits break the bound.
-    assert all(
-        task.facts["spec"]["block"] == "mac_core" or task.kind == "synthesis" for task in did.did
-    )
-    short = read_space(text.replace("runs: 1000", "runs: 9"))
+    short = read_space(text.replace("runs: 1000", "runs: 7"))
     few = Areas()
     cut = explore(short, tmp_path / "out", doing=few, progress=False)
     assert cut.data["search"]["stopped"] == "budget"
-    assert len(few.did) <= 9
+    assert 0 < len(few.did) <= 7
     # A larger budget goes on where the smaller one ended, and comes to the same.
     more = explore(space, tmp_path / "out", resume=True, doing=Areas(), progress=False)
     assert more.data["front"] == report.data["front"]
+    none = read_space(text.replace("runs: 1000", "runs: 1"))
+    with pytest.raises(InputError, match=r"synthesis.runs: must be at least \d+ for the first"):
+        explore(none, doing=Areas(), progress=False)
 
 
 @has_optuna

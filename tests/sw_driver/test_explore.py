@@ -489,7 +489,7 @@ def test_files_hold_what_was_found(tmp_path: Path) -> None:
 def test_page_escapes_what_others_wrote() -> None:
     from sw_driver.explore.page import _script_json
 
-    assert "</script>" not in _script_json({"a": "</script><b>&"})
+    assert not set("<>&") & set(_script_json({"a": "</script><b>&"}))
     assert json.loads(_script_json({"a": "</script><b>&"})) == {"a": "</script><b>&"}
 
 
@@ -645,8 +645,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 DYING = """
-import os, signal
+import os, signal, time
 def work(task):
+    time.sleep(0.3 if task.label == "slow" else 0.0)
     if task.label == "bad":
         os.kill(os.getpid(), signal.SIGKILL)
     return {"did": task.label, "process": os.getpid()}
@@ -668,8 +669,13 @@ def test_a_process_that_dies_costs_its_task_alone(
     hands = Processes(2, dying_worker.work)
     try:
         hands.do(tasks, lambda task, result: results.update({task.key: result}))
+        # The next tasks have the whole pool again.
+        slow = [replace(task, label="slow", key=f"slow {task.key}") for task in tasks]
+        hands.do(slow, lambda task, result: results.update({task.key: result}))
     finally:
         hands.close()
+    later = [results.pop(task.key) for task in slow]
+    assert len({item["process"] for item in later}) == 2
     assert sorted(results) == ["0", "1", "2", "3"]
     assert "its process died" in results["1"]["error"]
     assert all(results[key]["did"] == "good" for key in ("0", "2", "3"))

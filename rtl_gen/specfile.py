@@ -22,7 +22,17 @@ from hw.spec import BlockSpec, part_of
 from rtl_gen.errors import FileProblem, InputError, SpecFileError
 from rtl_gen.reserved import name_problems
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "SpecFileError", "load_as", "load_spec", "read_spec"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "SpecFileError",
+    "load_as",
+    "load_spec",
+    "load_specs",
+    "read_spec",
+    "read_text",
+    "read_yaml",
+]
 
 MAX_BYTES = 256 * 1024
 """Largest file that is read; a specification is about one KiB."""
@@ -34,6 +44,7 @@ PathParts = tuple[str | int, ...]
 
 
 Spec = TypeVar("Spec", bound=BlockSpec)
+T = TypeVar("T")
 
 
 def load_spec(path: Path | str) -> BlockSpec:
@@ -54,7 +65,7 @@ def load_as(kind: type[Spec], path: Path | str) -> Spec:
     Raises:
         SpecFileError: as :func:`load_spec`.
     """
-    return _read(read_text(path), str(path), lambda data: kind(**data), kind)
+    return read_yaml(read_text(path), str(path), lambda data: kind(**data), kind)
 
 
 def read_text(path: Path | str) -> str:
@@ -113,13 +124,23 @@ def read_spec(text: str, file: str = "<spec>") -> BlockSpec:
         SpecFileError: with every error, one line each, ``file:line:column: field: rule, value`` in
             the order of the file. A missing field points at the mapping it belongs in.
     """
-    return _read(text, file, spec_from_dict, None)
+    return read_yaml(text, file, spec_from_dict, None)
 
 
-def _read(
-    text: str, file: str, make: Callable[[dict[str, Any]], Spec], kind: type[BaseModel] | None
-) -> Spec:
-    """``kind``: the class of the specification, None where its ``block`` says it."""
+def read_yaml(
+    text: str, file: str, make: Callable[[dict[str, Any]], T], kind: type[BaseModel] | None
+) -> T:
+    """What ``make`` makes of the mapping in a YAML text.
+
+    Args:
+        file: what errors call it.
+        make: from plain data; raises :class:`hw.errors.SpecError` with every broken rule.
+        kind: the class that the data is of, whose fields are suggested for unknown ones; None for
+            a specification whose ``block`` says it. Of specifications the name is a module's.
+
+    Raises:
+        SpecFileError: as :func:`read_spec`.
+    """
     tree = _Tree(text, file)
     if not isinstance(tree.data, dict):
         line, column = tree.values.get((), (1, 1))
@@ -129,15 +150,16 @@ def _read(
     problems = list(tree.problems)
     found: list[Problem] = []
     try:
-        spec = make(tree.data)
+        made = make(tree.data)
     except SpecError as error:
         found += error.problems
-    if isinstance(name := tree.data.get("name"), str):
+    hardware = kind is None or issubclass(kind, BlockSpec)
+    if hardware and isinstance(name := tree.data.get("name"), str):
         found += name_problems(name)
     problems += _placed(tree, found, kind or _model(tree.data))
     if problems:
         raise SpecFileError(file, problems)
-    return spec
+    return made
 
 
 class _Tree:

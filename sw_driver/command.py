@@ -672,7 +672,7 @@ def allot(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Choose bits, and a core, for every layer within budgets, proven best.
+    """Choose bits and core of each layer: the proven best in budgets.
 
     MODEL is minilm, a folder of a BERT encoder (errors are measured on real activations), or
     another checkpoint (errors of the weights alone). Cycles, bytes and memory are the

@@ -54,7 +54,9 @@ class Exact:
         kept = self.significand >> _FOLDED
         sticky = (self.significand & ((1 << _FOLDED) - 1)) > 0
         folded = np.where(kept >> (53 - _FOLDED) > 0, (kept | sticky) << _FOLDED, self.significand)
-        value = np.ldexp(folded.astype(np.float64), self.power)
+        # What float64 has no exponent for is beyond every format, too.
+        with np.errstate(over="ignore", under="ignore"):
+            value = np.ldexp(folded.astype(np.float64), self.power)
         value = np.where(self.inf, np.inf, value)
         value = np.where(self.nan, np.nan, value)
         return np.where(self.sign == 1, -value, value)

@@ -136,6 +136,24 @@ def test_powers_of_partial_sums(
     assert golden.results(spec, work).tolist() == [[wanted]]
 
 
+@pytest.mark.parametrize(("exponent", "wanted"), [(2047, 0x7F800000), (-2048, 0)])
+def test_powers_beyond_every_format(exponent: int, wanted: int) -> None:
+    spec = spec_of(
+        tile={"m": 1, "n": 1},
+        lanes=1,
+        max_groups=1,
+        activation_scale={"format": "none"},
+        partial_exponent_bits=12,
+    )
+    work = ScaleWork(
+        p=np.array([[[5]]]),
+        w_scale=np.array([[0x3C00]]),
+        exponent=np.array([[exponent]]),
+        invalid=np.array([[0]]),
+    )
+    assert golden.results(spec, work).tolist() == [[wanted]]
+
+
 def test_row_sums_have_no_exponents() -> None:
     with pytest.raises(SpecError, match="zero_point_bits: must be 0 where partial sums have exp"):
         spec_of(partial_exponent_bits=6, zero_point_bits=4)

@@ -15,7 +15,7 @@ from hw.formats import BlockFormat, FloatFormat
 from hw.gemm import GemmSpec
 from hw.spec import BlockSpec
 from rtl_gen.errors import InputError
-from sw_driver.core import core_of
+from sw_driver.core import Core, core_of
 from sw_driver.operands import NARROW, recoding, scaled_outside, scheme_for
 
 LAYER = 4096
@@ -53,13 +53,13 @@ def companions(
     start, slope = core.job_cycles[bits - 1]
     a_format = spec.operand_formats[0]
     found = []
-    if scaled_outside(spec) and "scales" not in uncharged(spec, bits):
+    if _scales_charged(spec, core, bits):
         cycles = start + -(-group // core.k) * slope
         scales = _make(
             spec,
             "scale_accumulate",
             tile={"m": core.m, "n": core.n},
-            **partial_sums(spec, *_recoding(spec, bits), group),
+            **partial_sums(spec, *_recoding(core, bits), group),
             activation_scale=_row_scales(a_format),
             lanes=lanes_for(core.m * core.n, cycles),
             max_groups=-(-LAYER // group),
@@ -90,13 +90,18 @@ def companions(
 
 def uncharged(spec: GemmSpec, bits: int) -> tuple[str, ...]:
     """Purposes that a core needs a unit for which is not among :func:`companions`."""
-    a_format = spec.operand_formats[0]
+    core, a_format = core_of(spec), spec.operand_formats[0]
     found = []
-    if scaled_outside(spec) and not spec.summable and _recoding(spec, bits)[1]:
-        found.append("scales")  # row sums of floats
+    if not core.own_scales and not _scales_charged(spec, core, bits):
+        found.append("scales")  # of results that the core rounds, or with row sums of floats
     if isinstance(a_format, FloatFormat) and a_format.width <= NARROW:
         found.append("quantizer")  # floats of eight bits with a scale a row
     return tuple(found)
+
+
+def _scales_charged(spec: GemmSpec, core: Core, bits: int) -> bool:
+    """Whether a companion applies the groups' scales: row sums of floats are made by none."""
+    return scaled_outside(spec) and (spec.summable or not _recoding(core, bits)[1])
 
 
 def partial_sums(spec: GemmSpec, factor: int, offset: int, group: int) -> dict[str, int]:
@@ -120,9 +125,9 @@ def partial_sums(spec: GemmSpec, factor: int, offset: int, group: int) -> dict[s
     return found
 
 
-def _recoding(spec: GemmSpec, bits: int) -> tuple[int, int]:
-    encoding = core_of(spec).encoding
-    return recoding(scheme_for(encoding, bits), bits, encoding)
+def _recoding(core: Core, bits: int) -> tuple[int, int]:
+    """``factor`` and ``offset`` of weights that the quantizer makes for a core."""
+    return recoding(scheme_for(core.encoding, bits), bits, core.encoding)
 
 
 def _row_scales(form: Any) -> Mapping[str, str]:

@@ -74,6 +74,11 @@ def test_what_scales_floats_is_charged_or_said_not_to_be() -> None:
     assert uncharged(narrow, 4) == ("quantizer",)
     for name in ("mac_core", "mx_core", "bitserial_core"):
         assert uncharged(spec_of(name), 8) == ()
+    # Sums that the core rounds are not added up by any unit here.
+    rounded = spec_of("sram_lut_gemv", result={"format": "fp16"})
+    assert uncharged(rounded, 8) == ("scales",)
+    assert {item.purpose for item in companions(rounded, bits=8, group=128)} == {"quantizer"}
+    assert uncharged(spec_of("sram_lut_gemv"), 8) == ()
     # One bit in unsigned codes: ±1 is 2q − 1, which takes the sum of a row of floats.
     assert uncharged(spec, 1) == ("scales",)
     assert companions(spec, bits=1, group=128) == ()

@@ -23,7 +23,7 @@ help:
 	@echo 'make bench     measure density, published rankings and simulation speed'
 	@echo 'make compare   the comparison of docs/comparison.md; LIBERTY=FILE names a cell library'
 	@echo 'make mutation  break the RTL on purpose; every mutant must be caught'
-	@echo 'make formal    prove stream rules, conservation, cycles and arithmetic of both cores'
+	@echo 'make formal    prove stream rules, conservation, cycles and arithmetic of every block'
 	@echo 'make lint      ruff and mypy only'
 	@echo 'make format    let ruff lay out the sources'
 	@echo 'make clean     remove the environment, the cache and every output'

@@ -72,7 +72,7 @@ class BlockSpec(Part):
             missing = item["type"] == "missing"
             bad.add(path)
             value = None if missing else item["input"]
-            problems.append(Problem(path, _rule_text(item), value))
+            problems.append(Problem(path, rule_text(item), value))
         problems += cls._between(_without(data, bad), bad)
         return problems
 
@@ -164,7 +164,8 @@ def _with(data: dict[str, Any], path: tuple[str | int, ...], value: Any) -> dict
     return {**data, str(first): value}
 
 
-def _rule_text(item: Any) -> str:
+def rule_text(item: Any) -> str:
+    """What pydantic found, in the words of this project's rules."""
     kind = item["type"]
     if kind == "missing":
         return "is required"

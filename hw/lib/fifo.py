@@ -6,6 +6,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.lib.select import equals
+
 
 class Fifo(wiring.Component):
     """``depth`` words of ``width`` bits; what is pushed in one cycle is the head in the next.
@@ -53,7 +55,7 @@ class Fifo(wiring.Component):
             with m.If(get == depth - 1):
                 m.d.sync += get.eq(0)
         for i, slot in enumerate(slots):
-            with m.If(self.push & (put == i if i else ~put.any())):
+            with m.If(self.push & equals(put, i)):
                 m.d.sync += slot.eq(self.data)
         m.d.comb += [
             self.room.eq(count != depth),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Instance, Module, Mux, Signal, Value, signed
 
 from hw.formats import FloatFormat, Overflow
 from hw.lib.floats import (
@@ -181,6 +181,27 @@ def factor(form: FloatFormat, parts: Unpacked) -> Factor:
         nan=parts.nan,
         inf=parts.inf,
         low=form.min_exponent - form.mantissa_bits,
+    )
+
+
+def integer_factor(
+    m: Module, name: str, value: Value, *, power: Value | None = None, nan: Value = NO, low: int = 0
+) -> Factor:
+    """A two's complement integer times ``2^power``, 1 if None, as a factor."""
+    magnitude, zero = Signal(len(value), name=f"{name}_magnitude"), Signal(name=f"{name}_zero")
+    sign = value[-1]
+    m.d.comb += [
+        magnitude.eq((value ^ sign.replicate(len(value))).as_unsigned() + sign),
+        zero.eq(~value.any()),
+    ]
+    return Factor(
+        sign=sign,
+        significand=magnitude,
+        power=Const(0, signed(1)) if power is None else power,
+        zero=zero,
+        nan=nan,
+        inf=NO,
+        low=low,
     )
 
 

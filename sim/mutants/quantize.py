@@ -103,7 +103,7 @@ MUTANTS: tuple[Entry, ...] = (
     ("fifo_wrap", FIFO, _on("job"), "the place to write wraps one word early",
      "with m.If(put == depth - 1):", "with m.If(put == depth - 2):"),
     ("fifo_slot", FIFO, _on("mx"), "words are written whether pushed or not",
-     "self.push & (put == i if i else ~put.any())", "put == i if i else ~put.any()"),
+     "self.push & equals(put, i)", "equals(put, i)"),
     ("fifo_order", FIFO, _on("wide"), "the oldest word is not the head",
      "enumerate(slots[:-1])", "enumerate(slots[1:])"),
     ("special_codes", SCALE, _on("job"), "a group with an infinity has codes",

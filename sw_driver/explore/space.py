@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from hw.block import spec_from_dict
 from hw.errors import Problem, SpecError
 from hw.gemm import GemmSpec
-from hw.spec import NAME_PATTERN, Part, part_of
+from hw.spec import NAME_PATTERN, Part, part_of, rule_text
 from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec, read_text, read_yaml
@@ -488,7 +488,7 @@ def _values(
         try:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
-            rules = [_rule(item) for item in error.errors(include_url=False)]
+            rules = [rule_text(item) for item in error.errors(include_url=False)]
             problems += [Problem(path, rule, value) for rule in dict.fromkeys(rules)]
     return tuple(value for _, value in items) if len(problems) == before else ()
 
@@ -628,23 +628,13 @@ def _problems(
     for item in error.errors(include_url=False):
         path = _given(item["loc"])
         missing = item["type"] == "missing"
-        found.append(Problem((*above, *path), _rule(item), None if missing else item["input"]))
+        found.append(Problem((*above, *path), rule_text(item), None if missing else item["input"]))
     return found
 
 
 def _given(place: Sequence[str | int]) -> tuple[str | int, ...]:
     """A place without the names of a union's alternatives, which are those of types."""
     return tuple(part for part in place if part not in ("int", "float", "str", "bool"))
-
-
-def _rule(item: Any) -> str:
-    kind = item["type"]
-    if kind == "missing":
-        return "is required"
-    if kind == "extra_forbidden":
-        return "unknown field"
-    message = item["msg"]
-    return str(message[0].lower() + message[1:])
 
 
 def _copied(data: Any) -> Any:

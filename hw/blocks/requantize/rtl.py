@@ -10,8 +10,18 @@ from amaranth.lib.wiring import In, Out
 from hw.block import Design
 from hw.blocks.requantize import golden
 from hw.blocks.requantize.spec import RequantizeSpec
-from hw.lib.float_ops import Cut, Exact, Factor, exact, factor, product, registers, round_exact
-from hw.lib.floats import NO, Fixed, fix, unpack
+from hw.lib.float_ops import (
+    Cut,
+    Exact,
+    Factor,
+    exact,
+    factor,
+    integer_factor,
+    product,
+    registers,
+    round_exact,
+)
+from hw.lib.floats import Fixed, fix, unpack
 from hw.lib.gemm_shell import component_streams, field_slice
 from hw.lib.heap import LIBRARY
 
@@ -67,20 +77,7 @@ class Lane(wiring.Component):
         form = self.spec.input_format
         if form is not None:
             return factor(form, unpack(m, "x", form, self.x))
-        magnitude = Signal(32, name="x_magnitude")
-        sign = self.x[-1]
-        m.d.comb += magnitude.eq((self.x ^ sign.replicate(32)) + sign)
-        zero = Signal(name="x_zero")
-        m.d.comb += zero.eq(~self.x.any())
-        return Factor(
-            sign=sign,
-            significand=magnitude,
-            power=Const(0, signed_shape(1)),
-            zero=zero,
-            nan=NO,
-            inf=NO,
-            low=0,
-        )
+        return integer_factor(m, "x", self.x)
 
     def _float(self, m: Module, value: Exact, cut: Cut) -> Value:
         spec = self.spec

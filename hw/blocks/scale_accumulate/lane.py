@@ -16,6 +16,7 @@ from hw.lib.float_ops import (
     as_factor,
     either,
     factor,
+    integer_factor,
     multiply,
     product,
     registers,
@@ -157,25 +158,8 @@ class Lane(wiring.Component):
                 q = Signal(signed(spec.corrected_bits), name="q")
                 m.d.comb += q.eq(p - prepared("share", "q", share))
                 p = q
-        return self._partial(m, p, power, invalid), scale
-
-    def _partial(self, m: Module, q: Value, power: Value, invalid: Value) -> Factor:
-        magnitude = Signal(len(q), name="q_magnitude")
-        zero = Signal(name="q_zero")
-        sign = q[-1]
-        m.d.comb += [
-            magnitude.eq((q ^ sign.replicate(len(q))).as_unsigned() + sign),
-            zero.eq(~q.any()),
-        ]
-        return Factor(
-            sign=sign,
-            significand=magnitude,
-            power=power,
-            zero=zero,
-            nan=invalid,
-            inf=NO,
-            low=-(1 << (len(power) - 1)) if self.spec.partial_exponent_bits else 0,
-        )
+        low = -(1 << (spec.partial_exponent_bits - 1)) if spec.partial_exponent_bits else 0
+        return integer_factor(m, "q", p, power=power, nan=invalid, low=low), scale
 
     def _factor(self, m: Module, name: str, form: FloatFormat | None, code: Value) -> Factor:
         assert form is not None  # noqa: S101  (asked for where there is one)

@@ -11,6 +11,7 @@ from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
 from hw.formats import FP16
 from hw.lib.float_ops import Cut, Factor, factor, product, registers, round_exact
 from hw.lib.floats import NO, shift_right_sticky, unpack
+from hw.lib.select import equals
 
 
 def _wide(m: Module, name: str, value: Value, width: int) -> Signal:
@@ -184,7 +185,7 @@ class Column(wiring.Component):
             for number, item in enumerate(own):
                 here = self.rows[place]
                 if spec.rounds > 1:
-                    here = here & (self.round == number if number else ~self.round.any())
+                    here = here & equals(self.round, number)
                 with m.If(here):
                     m.d.sync += item.eq(total)
                 with m.Elif(self.clear):

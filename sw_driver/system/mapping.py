@@ -41,7 +41,7 @@ from sw_driver.system.spec import Kind, System
 from sw_driver.system.vector import VectorCost, vector_costs
 from sw_driver.workload import Attention, Linear, Operator, Workload
 
-SEARCHED = 6
+SEARCHED = 12
 """Spans of an attention product that are searched; others take the next longer one's blocking."""
 
 found_by = lru_cache(maxsize=1 << 14)(search)

@@ -274,7 +274,7 @@ def map_on_system(
     main = system.kinds[0].core
     plain = map_workload(workload, main, choices)
     notes = [note for note in plain.notes if "only the memory traffic" not in note]
-    return SystemMapping(
+    mapping = SystemMapping(
         workload=workload,
         system=system,
         choices=choices,
@@ -285,6 +285,13 @@ def map_on_system(
         vector=tuple(vector),
         notes=(*notes, *_notes(workload, system, operators, vector)),
     )
+    capacity = system.spec.dram.capacity_gib
+    if capacity is not None and mapping.peak_dram > capacity * 2**30:
+        raise InputError(
+            f"{system.name}: dram.capacity_gib: must be at least {mapping.peak_dram / 2**30:.4g} "
+            f"for {workload.phase} of {workload.name}, got {capacity:g}"
+        )
+    return mapping
 
 
 def _check(workload: Workload, system: System, choices: Choices) -> None:

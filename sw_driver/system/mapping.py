@@ -12,12 +12,14 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from rtl_gen.errors import InputError
+from sw_driver import cost
 from sw_driver.mapping import (
     TABLE_BITS,
     Choices,
     Mapping,
     attention_covered,
     check_choices,
+    core_ints,
     kv_width,
     map_workload,
     operator_bits,
@@ -220,7 +222,31 @@ class SystemMapping:
                 a = 0 if gemm.keep_a else gemm.a_size(gemm.m, 0, gemm.units)
                 bits = gemm.instances * (a + gemm.written(gemm.m, gemm.n))
                 moving = max(moving, -(-bits // 8))
-        return self.plain.parameter_bytes + self.plain.cache_bytes + moving
+        return self.parameter_bytes + self.plain.cache_bytes + moving
+
+    @cached_property
+    def parameter_bytes(self) -> int:
+        """Memory of the parameters: those of the first kind's mapping, and what wider or narrower
+        weights of operators on other kinds make of it."""
+        arch, main = self.workload.architecture, self.system.kinds[0].core
+        kinds = {kind.core.name: kind.core for kind in self.system.kinds}
+        total = self.plain.parameter_bytes
+        by_role = {}
+        for item, operator in zip(self.workload.operators, self.operators, strict=True):
+            if isinstance(item, Linear) and operator.kind != main.name:
+                by_role[item.role] = (item, operator)
+        shapes = [(item.role, item.shape, item.count) for item in arch.tensors]
+        if arch.head and arch.tied:
+            shapes.append(("lm_head", (arch.vocab, arch.embedding_width or arch.hidden), 1))
+        for role, shape, count in shapes:
+            if role not in by_role or len(shape) != 2:
+                continue
+            item, operator = by_role[role]
+            before = core_ints(main, operator_bits(item, main, self.plain.choices))
+            after = core_ints(kinds[operator.kind], operator.bits)
+            more = cost.row_bits(after, shape[1]) - cost.row_bits(before, shape[1])
+            total += count * shape[0] * int(more) // 8
+        return total
 
 
 def map_on_system(
@@ -245,7 +271,7 @@ def map_on_system(
     choices = replace(choices, kv_bits=_kv_bits(system, choices))
     channel = system.spec.channel
     operators = []
-    problems: list[str] = []
+    problems: list[_MisfitError] = []
     outside = 0
     for operator in workload.operators:
         found = []
@@ -254,8 +280,8 @@ def map_on_system(
             own = _own_choices(operator, choices)
             try:
                 found.append(_operator(operator, kind, system, own, gap, effort))
-            except InputError as error:
-                misfits.append(str(error))
+            except _MisfitError as error:
+                misfits.append(error)
         if not found:
             problems += misfits
             continue
@@ -265,14 +291,15 @@ def map_on_system(
         if kind.scale is None:
             outside += _outside(best)
     if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+        # What helps the largest helps the others.
+        largest = max(problems, key=lambda item: item.need)
+        raise InputError(f"{system.name}: {largest}")
     lookups = [
         (item.vectors, item.width * TABLE_BITS) for item in workload.lookups if item.vectors
     ]
     further = (("scale and add partial results", outside),) if outside else ()
     vector = vector_costs(workload, system, further)
-    main = system.kinds[0].core
-    plain = map_workload(workload, main, choices)
+    plain = map_workload(workload, system.kinds[0].core, _main_choices(system, choices))
     notes = [note for note in plain.notes if "only the memory traffic" not in note]
     mapping = SystemMapping(
         workload=workload,
@@ -294,28 +321,43 @@ def map_on_system(
     return mapping
 
 
+def _main_choices(system: System, choices: Choices) -> Choices:
+    """The choices less those that only other kinds than the first can take."""
+    main = system.kinds[0].core
+    every = choices.weight_bits if choices.weight_bits in main.widths else None
+    return replace(
+        choices,
+        operator_bits={
+            name: width for name, width in choices.operator_bits.items() if width in main.widths
+        },
+        weight_bits=every,
+        group=None if main.own_scales else choices.group,
+    )
+
+
 def _check(workload: Workload, system: System, choices: Choices) -> None:
     """Choices against the kinds: wrong is what no kind takes.
 
     Raises:
         InputError: with every problem.
     """
-    errors = []
-    for kind in system.kinds:
-        own = replace(choices, weight_bits=choices.weight_bits, operator_bits=choices.operator_bits)
-        try:
-            check_choices(kind.core, own, [workload])
-        except InputError as error:
-            errors.append(str(error))
-    if len(errors) == 1 == len(system.kinds):
-        raise InputError(errors[0])
-    problems = []
     for operator in workload.operators:
-        if not _candidates(operator, system, choices, workload):
-            problems += errors
-            break
-    if problems:
-        raise InputError("\n".join(dict.fromkeys("\n".join(problems).splitlines())))
+        if _candidates(operator, system, choices, workload):
+            continue
+        problems: list[str] = []
+        for kind in system.kinds:
+            try:
+                check_choices(kind.core, choices, [workload])
+            except InputError as error:
+                problems += str(error).splitlines()
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    known = {name for operator in workload.operators for name in _names(operator)}
+    unknown = [name for name in choices.operator_bits if name not in known]
+    if unknown:
+        among = ", ".join(sorted(known))
+        raise InputError(
+            "\n".join(f"weight_bits: must name one of {among}, got {name!r}" for name in unknown)
+        )
 
 
 def _own_choices(operator: Operator, choices: Choices) -> Choices:
@@ -373,7 +415,7 @@ def _operator(
     """An operator on all cores of a kind.
 
     Raises:
-        InputError: not one tile of it fits the buffers.
+        _MisfitError: not one tile of it fits the buffers.
     """
     core, channel, sram = kind.core, system.spec.channel, system.spec.buffers
     bits = operator_bits(operator, core, choices)
@@ -460,7 +502,7 @@ def _pieces(
                 gemm, channel, sram, kind.count, gap=gap, effort=effort
             )
             if found is None:
-                raise InputError(_misfit(operator, gemm, kind, sram))
+                raise _misfit(operator, gemm, kind, sram)
             cut, cycles, shown = found.cut, found.cycles, found.bound
         else:
             cut, cycles = clipped, makespan(gemm, clipped, channel)
@@ -507,7 +549,15 @@ def _outside(operator: SystemOperator) -> int:
     )  # fmt: skip
 
 
-def _misfit(operator: Operator, gemm: Gemm, kind: Kind, sram: Sram) -> str:
+class _MisfitError(InputError):
+    """Buffers that are too small, and by how many bytes in all they would not be."""
+
+    def __init__(self, text: str, need: int):
+        self.need = need
+        super().__init__(text)
+
+
+def _misfit(operator: Operator, gemm: Gemm, kind: Kind, sram: Sram) -> _MisfitError:
     """What the least blocks of an operator need, and what there is."""
     a, w, o = buffer_bytes(gemm, Blocking("mnk", 1, 1, 1, 1, 1, 1))
     have = (
@@ -523,7 +573,8 @@ def _misfit(operator: Operator, gemm: Gemm, kind: Kind, sram: Sram) -> str:
             if need > size
         )
     )
-    return f"{have} for one tile of {operator.name} on {kind.core.name}"
+    text = f"{have} for one tile of {operator.name} on {kind.core.name}"
+    return _MisfitError(text, a + w + o)
 
 
 def _notes(
@@ -549,7 +600,7 @@ def _notes(
         unknown = [name for name in kind.operators if name not in known]
         if unknown:
             notes.append(
-                f"cores[{number}].operators: {', '.join(unknown)}: no operator of "
+                f"cores.{number}.operators: {', '.join(unknown)}: no operator of "
                 f"{workload.name} in {workload.phase}"
             )
     return notes

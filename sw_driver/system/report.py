@@ -100,7 +100,7 @@ def report_of(mappings: Sequence[SystemMapping]) -> SystemReport:
                 "family": arch.family,
                 "parameters": arch.parameters,
                 "active_parameters": arch.active_parameters,
-                "parameter_bytes": first.plain.parameter_bytes,
+                "parameter_bytes": first.parameter_bytes,
             },
             "system": _system_data(system),
             "choices": {
@@ -168,7 +168,7 @@ def _model_fact(first: SystemMapping, last: SystemMapping) -> str:
     )
     return (
         f"model: {lay.count(arch.parameters)} parameters{active}, "
-        f"{lay.engineering(plain.parameter_bytes, 'B')} packed{cache}"
+        f"{lay.engineering(last.parameter_bytes, 'B')} packed{cache}"
     )
 
 
@@ -487,23 +487,22 @@ def draw_roofline(axes: Any, mapping: SystemMapping) -> None:
         corner = peak / bandwidth
         axes.plot([low, corner, high], [low * bandwidth, peak, peak], color=lay.GREY, lw=1)
     axes.scatter([p[0] for p in points], [p[1] for p in points], color=lay.BLUE, s=18, zorder=3)
-    names: dict[tuple[int, int], list[str]] = {}
-    import math
-
-    for x, y, name in points:
-        # Operators on one spot share a label.
-        names.setdefault((round(12 * math.log10(x)), round(6 * math.log10(y))), []).append(name)
-    placed = {}
-    for x, y, name in points:
-        spot = (round(12 * math.log10(x)), round(6 * math.log10(y)))
-        if spot not in placed:
-            placed[spot] = name
-            text = ", ".join(names[spot][:4]) + (", …" if len(names[spot]) > 4 else "")
-            left = x > (low * high) ** 0.5
-            axes.annotate(
-                text, (x, y), xytext=(-5 if left else 5, -9), textcoords="offset points",
-                fontsize=7, ha="right" if left else "left",
-            )  # fmt: skip
+    # Operators near one another share a label: what lies within a third of a decade either way.
+    near: list[tuple[float, float, list[str]]] = []
+    for x, y, name in sorted(points):
+        for at_x, at_y, names in near:
+            if x < 1.6 * at_x and max(y / at_y, at_y / y) < 1.6:
+                names.append(name)
+                break
+        else:
+            near.append((x, y, [name]))
+    for x, y, names in near:
+        left = x > (low * high) ** 0.5
+        text = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        axes.annotate(
+            text, (x, y), xytext=(-4 if left else 6, -14), textcoords="offset points",
+            fontsize=7, ha="right" if left else "left",
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations a byte of DRAM", fontsize=8)

@@ -11,7 +11,7 @@ schedule so far is dropped with everything in it. What is left when the search e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from sw_driver.system.schedule import (
@@ -25,10 +25,13 @@ from sw_driver.system.schedule import (
     makespan,
 )
 
-GAP = 0.002
+GAP = 0.005
 """Share of the cycles within which a schedule counts as the best, unless asked otherwise."""
-EFFORT = 1500
+EFFORT = 600
 """Boxes that are opened before the search ends with the bound that it has."""
+
+EVERY_SHARE = 32
+"""Cores up to which every way of sharing is tried."""
 
 
 class Found(NamedTuple):
@@ -151,43 +154,56 @@ class Bounds:
 
 
 def shares(gemm: Gemm, cores: int) -> Iterator[tuple[int, int, int]]:
-    """Ways to share a stage out to cores: along M, N and instances, none of which helps another.
+    """Ways to share a stage out to cores, ``(along M, along N, along instances)``.
 
-    Along a dimension only numbers that change how often a core has its turn; all cores that are
-    left go along N.
+    All of them for up to :data:`EVERY_SHARE` cores. For more, along each dimension only the least
+    numbers for every number of turns that a core has: another number of the same turns makes the
+    last stage smaller at most.
     """
 
-    def useful(total: int, most: int) -> list[int]:
-        least = {}
-        for number in range(1, min(total, most) + 1):
+    def numbers(total: int, most: int) -> list[int]:
+        every = range(1, min(total, most) + 1)
+        if cores <= EVERY_SHARE:
+            return list(every)
+        least: dict[int, int] = {}
+        for number in every:
             least.setdefault(-(-total // number), number)
         return list(least.values())
 
     tiles_m, tiles_n = -(-gemm.m // gemm.tile_m), -(-gemm.n // gemm.tile_n)
-    for along_i in useful(gemm.instances, cores):
-        for along_m in useful(tiles_m, cores // along_i):
-            for along_n in useful(tiles_n, cores // (along_i * along_m)):
+    for along_i in numbers(gemm.instances, cores):
+        for along_m in numbers(tiles_m, cores // along_i):
+            for along_n in numbers(tiles_n, cores // (along_i * along_m)):
                 yield along_m, along_n, along_i
 
 
 def roots(gemm: Gemm, cores: int) -> Iterator[_Box]:
-    """Boxes of all sizes: one for every sharing, order and number of buffers."""
+    """Boxes of all sizes, one for every sharing; :func:`forms` has the others of each."""
     for along_m, along_n, along_i in shares(gemm, cores):
-        base = Blocking("mnk", 1, 1, 1, pm=along_m, pn=along_n, pi=along_i)
-        _, m, n, k = extents(gemm, base)
-        whole = {"m": m, "n": n, "k": k}
-        # Loops of one pass alone do not matter, wherever they stand.
-        seen = set()
-        for order in ORDERS:
-            key = tuple(dim for dim in order if whole[dim] > 1)
-            if key in seen:
-                continue
-            seen.add(key)
-            for a in (2, 1) if not gemm.keep_a else (2,):
-                for w in (2, 1):
-                    for o in (2, 1):
-                        cut = base._replace(order=order, a_buffers=a, w_buffers=w, o_buffers=o)
-                        yield _Box(cut, (m, n, k))
+        cut = Blocking("mnk", 1, 1, 1, pm=along_m, pn=along_n, pi=along_i)
+        _, m, n, k = extents(gemm, cut)
+        yield _Box(cut, (m, n, k))
+
+
+def forms(gemm: Gemm, root: _Box) -> Iterator[_Box]:
+    """A box of all sizes in every order and with every number of buffers.
+
+    None has a lower bound than the root: of all sizes every order may move each operand once, and
+    a second buffer takes nothing from a bound.
+    """
+    whole = dict(zip("mnk", root.high, strict=True))
+    # Loops of one pass alone do not matter, wherever they stand.
+    seen = set()
+    for order in ORDERS:
+        key = tuple(dim for dim in order if whole[dim] > 1)
+        if key in seen:
+            continue
+        seen.add(key)
+        for a in (2, 1) if not gemm.keep_a else (2,):
+            for w in (2, 1):
+                for o in (2, 1):
+                    cut = root.cut._replace(order=order, a_buffers=a, w_buffers=w, o_buffers=o)
+                    yield _Box(cut, root.high)
 
 
 def search(
@@ -219,9 +235,12 @@ def search(
         number += 1
         return bounds.box(box), -number, box
 
-    for root in roots(gemm, cores):
-        if (found := entry(root)) is not None:
-            heappush(heap, found)
+    # A sharing is taken apart when its turn comes: until then its form stands for all of them,
+    # whether it fits or not.
+    closed = {-number: root for number, root in enumerate(roots(gemm, cores), 1)}
+    number = len(closed)
+    heap = [(bounds.box(root), mark, root) for mark, root in closed.items()]
+    heapify(heap)
     boxes = 0
     here: tuple[int, int, _Box] | None = None
     while heap or here is not None:
@@ -231,16 +250,21 @@ def search(
             if best is not None and effort is not None and boxes >= effort:
                 break
             here = heappop(heap)
-        bound, _, box = here
+        bound, mark, box = here
         here = None
         if best is not None and bound >= best[0]:
             continue
         boxes += 1
+        if mark in closed:
+            for form in forms(gemm, box):
+                if (found := entry(form)) is not None:
+                    heappush(heap, found)
+            continue
         (cut, high), low = box, (box.cut.bm, box.cut.bn, box.cut.bk)
         if low == high:
             cycles = makespan(gemm, cut, channel)
             if best is None or cycles < best[0]:
-                best = cycles, cut
+                best = _climb(gemm, channel, sram, (cycles, cut))
             continue
         # Cut where the sizes differ most, at the mean of their logarithms.
         ratios = [top / bottom for top, bottom in zip(high, low, strict=True)]
@@ -261,6 +285,33 @@ def search(
     if best is None:
         return None
     return Found(best[1], best[0], min([best[0], *(item[0] for item in heap[:1])]), boxes)
+
+
+def _climb(
+    gemm: Gemm, channel: Channel, sram: Sram, best: tuple[int, Blocking]
+) -> tuple[int, Blocking]:
+    """A schedule as good or better, by steps of one size or of the order: bounds want a good one
+    to be held against early."""
+    tried = {best[1]}
+    better = True
+    while better:
+        better = False
+        cut = best[1]
+        _, *most = extents(gemm, cut)
+        near = [cut._replace(order=order) for order in ORDERS]
+        for name, top in zip(("bm", "bn", "bk"), most, strict=True):
+            size = getattr(cut, name)
+            for other in {2 * size, size + 1, size - 1, -(-size // 2), 3 * size // 4, 5 * size // 4}:
+                near.append(cut._replace(**{name: min(max(other, 1), top)}))
+        for other in near:
+            if other in tried:
+                continue
+            tried.add(other)
+            if fits(gemm, other, sram):
+                cycles = makespan(gemm, other, channel)
+                if cycles < best[0]:
+                    best, better = (cycles, other), True
+    return best
 
 
 def roofline(gemm: Gemm, channel: Channel, cores: int = 1) -> int:

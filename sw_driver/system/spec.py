@@ -23,8 +23,9 @@ from hw.block import block, spec_from_dict
 from hw.errors import Problem, SpecError
 from hw.gemm import GemmSpec
 from hw.spec import BlockSpec, Part
-from rtl_gen.errors import InputError
+from rtl_gen.errors import InputError, SpecFileError
 from rtl_gen.specfile import load_as, load_spec
+from sw_driver.config_file import ConfigError
 from sw_driver.core import Core, core_of, load_core
 from sw_driver.system.schedule import Channel, Sram
 
@@ -85,9 +86,9 @@ class SystemSpec(BlockSpec):
     block: Literal["system"] = "system"
     clock_mhz: float = Field(500.0, gt=0, le=10_000, description="clock of everything, MHz")
     cores: tuple[CoreEntry, ...] = Field(
-        min_length=1, max_length=16, strict=False, description="kinds of cores"
+        (), max_length=16, strict=False, description="kinds of cores, at least one"
     )
-    sram: SramSizes = Field(description="on-chip buffers")
+    sram: SramSizes = Field(default_factory=SramSizes, description="on-chip buffers")
     dram: Dram = Field(default_factory=Dram, description="DRAM and its channel")
     vector_units: int = Field(1, ge=1, le=4096, description="vector units; rows are shared out")
     vector_unit: dict[str, Any] | None = Field(
@@ -128,6 +129,8 @@ class SystemSpec(BlockSpec):
 
     def rules(self) -> Iterator[Problem]:
         yield from super().rules()
+        if not self.cores:
+            yield Problem(("cores",), "must have at least one kind of core", [])
         yield from self._sram_rules()
         for number, entry in enumerate(self.cores):
             if not isinstance(entry.spec, str):
@@ -287,11 +290,10 @@ def resolve(
             kinds.append(_kind(spec, number, entry, folder, activation_bits))
         except SpecError as error:
             problems += [f"{file}: scale_accumulate.{item}" for item in error.problems]
+        except (SpecFileError, ConfigError) as error:
+            problems.append(str(error))
         except InputError as error:
-            mine = not isinstance(entry.spec, str) or str(error).startswith("cores[")
-            problems += [
-                f"{file}: {line}" if mine else line for line in str(error).splitlines()
-            ]
+            problems += [f"{file}: cores.{number}.spec: {line}" for line in str(error).splitlines()]
     names = [kind.core.name for kind in kinds]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(f"{file}: cores: names of kinds must differ, got {name} twice")
@@ -303,15 +305,14 @@ def resolve(
 def _kind(
     spec: SystemSpec, number: int, entry: CoreEntry, folder: Path, activation_bits: int | None
 ) -> Kind:
-    place = f"cores[{number}]"
     where = fields = None
     if isinstance(entry.spec, str):
         where = folder / entry.spec
         core = load_core(where, _width(where, activation_bits))
         if core.clock_mhz < spec.clock_mhz:
             raise InputError(
-                f"{place}.spec: must be of a core for the system's clock of {spec.clock_mhz:g} "
-                f"MHz or more, got {core.name} for {core.clock_mhz:g} MHz"
+                f"must be of a core for the system's clock of {spec.clock_mhz:g} MHz or more, got "
+                f"{core.name} for {core.clock_mhz:g} MHz"
             )
     else:
         fields = {

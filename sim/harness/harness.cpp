@@ -159,6 +159,7 @@ struct Harness {
     }
 
     void run(Request& request) {
+        Verilated::threadContextp(&context);
         const size_t count = ports.size();
         StreamRequest* const streams = request.streams;
         std::vector<char> waiting(count, 0);
@@ -295,7 +296,10 @@ __attribute__((visibility("default"))) void* rtlgen_open(uint64_t seed) {
 }
 
 __attribute__((visibility("default"))) void rtlgen_close(void* handle) {
-    delete static_cast<Harness*>(handle);
+    Harness* harness = static_cast<Harness*>(handle);
+    // The context that the thread knows may be that of another model, gone by now.
+    if (harness) Verilated::threadContextp(&harness->context);
+    delete harness;
 }
 
 __attribute__((visibility("default"))) void rtlgen_run(void* handle, Request* request) {

@@ -38,7 +38,7 @@ class Checked:
     Attributes:
         predicted: cycles of the schedule, to the end of its last store. observed: the same with
             the last result's cycle taken from the RTL.
-        blocks: stages times cores that had work. results: tiles whose cycle and value were compared.
+        blocks: stages times cores that had work. results: tiles whose cycle and value agree or not.
         problems: what differs, in words; empty if nothing does.
     """
 
@@ -61,7 +61,9 @@ class _Core:
     blocks: list[tuple[str, int, int, dict[str, int], int]] = field(default_factory=list)
     results: int = 0
 
-    def add(self, name: str, plans: Sequence[GemmPlan], ready: int, due: np.ndarray, by: int) -> None:
+    def add(
+        self, name: str, plans: Sequence[GemmPlan], ready: int, due: np.ndarray, by: int
+    ) -> None:
         """A block: operands from ``ready`` on, results in the cycles ``due``."""
         for plan in plans:
             for stream, packed in plan.inputs.items():
@@ -93,12 +95,12 @@ class Replay:
         """A schedule that begins in cycle ``start``."""
         line = timeline(gemm, cut, self.channel)
         wholes = [self._operands(gemm, weight_bits) for _ in range(gemm.instances)]
-        job_cycles: Any = block(self.spec.block).timing.job_cycles
+        timing: Any = block(self.spec.block).timing
         for number, stage in enumerate(line.stages):
             for core, (instance, rows, columns) in self._shares(gemm, cut, stage.block):
                 plans = list(self._plans(gemm, wholes[instance], rows, columns, stage.block.units))
                 each = [
-                    int(job_cycles(self.spec, plan.parts[part], weight_bits))
+                    int(timing.job_cycles(self.spec, plan.parts[part], weight_bits))
                     for plan in plans
                     for _ in range(plan.m_tiles * plan.n_tiles)
                     for part in range(len(plan.parts))
@@ -250,7 +252,8 @@ def check_mapping(mapping: SystemMapping, *, seed: int = 0) -> Checked:
     total = sum(item.schedule for item in mapping.operators)
     if total > MOST_CYCLES:
         raise InputError(
-            f"{mapping.workload.name}: must take at most {MOST_CYCLES} cycles to be run, got {total}"
+            f"{mapping.workload.name}: must take at most {MOST_CYCLES} cycles to be run, got "
+            f"{total}"
         )
     idle = [item.name for item in mapping.operators if not item.covered]
     if idle:

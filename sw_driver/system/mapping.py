@@ -206,7 +206,11 @@ class SystemMapping:
         """Bytes of the buffers of A, W, results at their largest, and of all at once."""
         sizes = [item.sram for item in self.operators] or [(0, 0, 0)]
         every = max(
-            (sum(buffer_bytes(part.gemm, part.cut)) for item in self.operators for part in item.pieces),
+            (
+                sum(buffer_bytes(part.gemm, part.cut))
+                for item in self.operators
+                for part in item.pieces
+            ),
             default=0,
         )
         a, w, o = (max(column) for column in zip(*sizes, strict=True))
@@ -294,9 +298,7 @@ def map_on_system(
         # What helps the largest helps the others.
         largest = max(problems, key=lambda item: item.need)
         raise InputError(f"{system.name}: {largest}")
-    lookups = [
-        (item.vectors, item.width * TABLE_BITS) for item in workload.lookups if item.vectors
-    ]
+    lookups = [(item.vectors, item.width * TABLE_BITS) for item in workload.lookups if item.vectors]
     further = (("scale and add partial results", outside),) if outside else ()
     vector = vector_costs(workload, system, further)
     plain = map_workload(workload, system.kinds[0].core, _main_choices(system, choices))
@@ -498,9 +500,7 @@ def _pieces(
         shown = 0
         clipped = _clipped(gemm, cut) if cut is not None else None
         if number in chosen or clipped is None or not fits(gemm, clipped, sram):
-            found: Found | None = found_by(
-                gemm, channel, sram, kind.count, gap=gap, effort=effort
-            )
+            found: Found | None = found_by(gemm, channel, sram, kind.count, gap=gap, effort=effort)
             if found is None:
                 raise _misfit(operator, gemm, kind, sram)
             cut, cycles, shown = found.cut, found.cycles, found.bound

@@ -62,9 +62,7 @@ def map_model_on_system(
     except InputError as error:
         problems.append(error)
     try:
-        system = (
-            system if isinstance(system, System) else load_system(system, activation_bits)
-        )
+        system = system if isinstance(system, System) else load_system(system, activation_bits)
     except InputError as error:
         problems.append(error)
     if len(problems) == 1:
@@ -295,7 +293,9 @@ def _totals_table(mappings: Sequence[SystemMapping]) -> Table:
         line(
             "time to first token",
             [
-                lay.engineering(mapping.seconds, "s") if mapping.workload.phase == "prefill" else "-"
+                lay.engineering(mapping.seconds, "s")
+                if mapping.workload.phase == "prefill"
+                else "-"
                 for mapping in mappings
             ],
         )
@@ -308,7 +308,10 @@ def _totals_table(mappings: Sequence[SystemMapping]) -> Table:
     line("ridge of the cores used most", [lay.fixed(ridge(mapping), 3) for mapping in mappings])
     line(
         "peak buffers, A + W + results",
-        [" + ".join(lay.engineering(size, "B") for size in item.peak_sram[:3]) for item in mappings],
+        [
+            " + ".join(lay.engineering(size, "B") for size in item.peak_sram[:3])
+            for item in mappings
+        ],
     )
     line("peak buffers at once", [lay.engineering(item.peak_sram[3], "B") for item in mappings])
     line("peak DRAM", [lay.engineering(item.peak_dram, "B") for item in mappings])
@@ -461,9 +464,7 @@ def draw_times(axes: Any, mapping: SystemMapping) -> None:
             label=label,
             color=colour,
         )
-    axes.set_xticks(
-        list(places), [row[0] for row in rows], rotation=40, ha="right", fontsize=8
-    )
+    axes.set_xticks(list(places), [row[0] for row in rows], rotation=40, ha="right", fontsize=8)
     axes.set_ylabel(unit)
     axes.set_title(
         f"{phase_title(mapping)}: {lay.fixed(mapping.tokens_per_second, 4)} tokens/s", fontsize=10
@@ -475,9 +476,7 @@ def draw_roofline(axes: Any, mapping: SystemMapping) -> None:
     items = [item for item in mapping.operators if item.covered and item.bytes]
     clock, bandwidth = mapping.system.clock, mapping.system.bandwidth
     peaks = sorted({2 * item.peak * clock for item in items})
-    points = [
-        (item.intensity, 2 * item.macs / (item.cycles / clock), item.name) for item in items
-    ]
+    points = [(item.intensity, 2 * item.macs / (item.cycles / clock), item.name) for item in items]
     if not points:
         axes.set_axis_off()
         return

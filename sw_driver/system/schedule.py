@@ -217,7 +217,7 @@ class _Sizes(NamedTuple):
 
     full: int
     last: int
-    count: int
+    blocks: int
 
 
 def _sizes(total: int, block: int) -> _Sizes:
@@ -242,9 +242,9 @@ class Evaluation:
         tm, tn, tk = self.tiles["m"], self.tiles["n"], self.tiles["k"]
         rows_full = cut.bm * cut.pm * gemm.tile_m
         columns_full = cut.bn * cut.pn * gemm.tile_n
-        self.rows = (rows_full, gemm.m - (tm.count - 1) * rows_full)
-        self.columns = (columns_full, gemm.n - (tn.count - 1) * columns_full)
-        last_k = (tk.count - 1) * cut.bk
+        self.rows = (rows_full, gemm.m - (tm.blocks - 1) * rows_full)
+        self.columns = (columns_full, gemm.n - (tn.blocks - 1) * columns_full)
+        last_k = (tk.blocks - 1) * cut.bk
         self.k_blocks = ((0, min(cut.bk, k)), (last_k, tk.last))
         per_tile = tuple(gemm.k_cycles(*span) for span in self.k_blocks)
         counts_m, counts_n = (min(tm.full, m), tm.last), (min(tn.full, n), tn.last)
@@ -253,7 +253,7 @@ class Evaluation:
             tuple(tuple(counts_m[i] * counts_n[j] * per_tile[q] for q in two) for j in two)
             for i in two
         )
-        self._loops = [(_BIT[dim], DIMS.index(dim), self.tiles[dim].count) for dim in cut.order]
+        self._loops = [(_BIT[dim], DIMS.index(dim), self.tiles[dim].blocks) for dim in cut.order]
         self._load(cut.pi)
 
     def _load(self, instances: int) -> None:
@@ -262,7 +262,9 @@ class Evaluation:
         rows, columns, spans = self.rows, self.columns, self.k_blocks
         kept = 0 if gemm.keep_a else instances
         self.a = [[cycles(kept * gemm.a_size(rows[i], *spans[q])) for q in two] for i in two]
-        self.w = [[cycles(instances * gemm.w_size(columns[j], *spans[q])) for q in two] for j in two]
+        self.w = [
+            [cycles(instances * gemm.w_size(columns[j], *spans[q])) for q in two] for j in two
+        ]
         sums = [[instances * rows[i] * columns[j] * gemm.wide_bits for j in two] for i in two]
         beside = [[instances * gemm.beside(rows[i], columns[j]) for j in two] for i in two]
         self.first = [[cycles(beside[i][j]) for j in two] for i in two]
@@ -421,7 +423,7 @@ def traffic(gemm: Gemm, cut: Blocking, channel: Channel) -> Traffic:
     """What goes over the channel, and how long that holds it."""
     one = Evaluation(gemm, cut, channel)
     a_visits, w_visits, o_visits = visits(gemm, cut)
-    gm, gn, gk = (one.tiles[dim].count for dim in DIMS)
+    gm, gn, gk = (one.tiles[dim].blocks for dim in DIMS)
     busy = 0
     rounds = [(gemm.instances // cut.pi, cut.pi)]
     if gemm.instances % cut.pi:
@@ -435,7 +437,7 @@ def traffic(gemm: Gemm, cut: Blocking, channel: Channel) -> Traffic:
 
     for times, instances in rounds:
         if times:
-            one._load(instances)  # noqa: SLF001  (of this module)
+            one._load(instances)
             busy += times * (
                 a_visits * grid(gm, gk, one.a)
                 + w_visits * grid(gn, gk, one.w)
@@ -461,7 +463,7 @@ def traffic(gemm: Gemm, cut: Blocking, channel: Channel) -> Traffic:
 def compute_cycles(gemm: Gemm, cut: Blocking) -> int:
     """Cycles in which the cores of a stage are given work, all stages."""
     one = Evaluation(gemm, cut, Channel(1, 1, 1, 0))
-    gm, gn, gk = (one.tiles[dim].count for dim in DIMS)
+    gm, gn, gk = (one.tiles[dim].blocks for dim in DIMS)
     total = 0
     for i, rows in ((0, gm - 1), (1, 1)):
         for j, columns in ((0, gn - 1), (1, 1)):

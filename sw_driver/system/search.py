@@ -272,8 +272,13 @@ def search(
         middle = min(int((low[widest] * high[widest]) ** 0.5), high[widest] - 1)
         above = [*low]
         above[widest] = middle + 1
+        below = (
+            middle if widest == 0 else high[0],
+            middle if widest == 1 else high[1],
+            middle if widest == 2 else high[2],
+        )
         halves = (
-            _Box(cut, (*high[:widest], middle, *high[widest + 1 :])),
+            _Box(cut, below),
             _Box(cut._replace(bm=above[0], bn=above[1], bk=above[2]), high),
         )
         # The better half is gone into at once, so that good schedules are known early.
@@ -301,7 +306,14 @@ def _climb(
         near = [cut._replace(order=order) for order in ORDERS]
         for name, top in zip(("bm", "bn", "bk"), most, strict=True):
             size = getattr(cut, name)
-            for other in {2 * size, size + 1, size - 1, -(-size // 2), 3 * size // 4, 5 * size // 4}:
+            for other in {
+                2 * size,
+                size + 1,
+                size - 1,
+                -(-size // 2),
+                3 * size // 4,
+                5 * size // 4,
+            }:
                 near.append(cut._replace(**{name: min(max(other, 1), top)}))
         for other in near:
             if other in tried:

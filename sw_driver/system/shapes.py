@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sw_driver import cost
 from sw_driver.core import Core
@@ -60,7 +60,7 @@ def gemms(
     ]
 
 
-def _sizes(core: Core, ints: CoreInts) -> dict[str, int]:
+def _sizes(core: Core, ints: CoreInts) -> dict[str, Any]:
     """Bits of elements, or of steps where these are not so many elements."""
     a_plain = ints.activation_step_bits == core.k * ints.activation_bits
     w_plain = ints.step_bits == core.k * ints.weight_bits
@@ -208,7 +208,10 @@ def spans(operator: Attention, tile: int, unit: int) -> Iterator[tuple[int, int,
             )
         )
         wider -= straddle * (full - first)
-        for count, length in ((wider, window + straddle + 1), (full - first - wider, window + straddle)):
+        for count, length in (
+            (wider, window + straddle + 1),
+            (full - first - wider, window + straddle),
+        ):
             if count:
                 yield count * tile, whole(length), 1
     low = max(past + full * tile // group - window + 1, 0)

@@ -165,7 +165,9 @@ class SystemSpec(BlockSpec):
         try:
             spec = spec_from_dict(fields)
         except SpecError as error:
-            yield from (Problem((*place, *item.path), item.rule, item.value) for item in error.problems)
+            yield from (
+                Problem((*place, *item.path), item.rule, item.value) for item in error.problems
+            )
             return
         if not isinstance(spec, GemmSpec):
             yield Problem((*place, "block"), "must be a GEMM core", given["block"])

@@ -72,7 +72,7 @@ def blocks(gemm: Gemm, cut: Blocking) -> Iterator[Block]:
     tall, wide = gemm.tile_m * cut.pm, gemm.tile_n * cut.pn
     for number in range(rounds):
         instances = (number * cut.pi, min((number + 1) * cut.pi, gemm.instances))
-        for at in product(*(range(0, *steps[dim]) for dim in cut.order)):
+        for at in product(*(range(0, steps[dim][0], steps[dim][1]) for dim in cut.order)):
             low = dict(zip(cut.order, at, strict=True))
             high = {dim: min(low[dim] + steps[dim][1], steps[dim][0]) for dim in low}
             tiles = (high["m"] - low["m"]) * (high["n"] - low["n"])

@@ -105,9 +105,7 @@ def _runs(workload: Workload) -> dict[str, tuple[Function | None, list[tuple[int
     arch = workload.architecture
     linears = [item for item in workload.operators if isinstance(item, Linear)]
     scores = [
-        item
-        for item in workload.operators
-        if isinstance(item, Attention) and item.kind == "scores"
+        item for item in workload.operators if isinstance(item, Attention) and item.kind == "scores"
     ]
     # Steps of the phase, and rows of each: what attention says of them.
     steps = scores[0].steps if scores else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -79,9 +79,9 @@ def random_gemm(rng: random.Random, m: int = 14, n: int = 30, k: int = 40) -> Ge
 
 
 def random_cut(rng: random.Random, gemm: Gemm) -> Blocking:
-    one_or_two = (rng.choice([1, 2]) for _ in range(3))
-    cores = rng.choice([1, 1, 2]), rng.choice([1, 1, 3]), rng.choice([1, 1, 2])
-    cut = Blocking(rng.choice(ORDERS), 1, 1, 1, *one_or_two, *cores)
+    a, w, o = (rng.choice([1, 2]) for _ in range(3))
+    pm, pn, pi = rng.choice([1, 1, 2]), rng.choice([1, 1, 3]), rng.choice([1, 1, 2])
+    cut = Blocking(rng.choice(ORDERS), 1, 1, 1, a, w, o, pm, pn, pi)
     _, m, n, k = extents(gemm, cut)
     return cut._replace(bm=rng.randint(1, m), bn=rng.randint(1, n), bk=rng.randint(1, k))
 
@@ -108,7 +108,9 @@ def test_skipping_is_walking_through_every_stage() -> None:
         assert makespan(gemm, cut, channel) == line.cycles, where
         held = traffic(gemm, cut, channel).channel
         assert held == sum(item.end - item.start for item in line.transfers), where
-        assert compute_cycles(gemm, cut) == sum(item.end - item.begin for item in line.stages), where
+        assert compute_cycles(gemm, cut) == sum(item.end - item.begin for item in line.stages), (
+            where
+        )
 
 
 def _ordinals(every: list[Block], part: str) -> list[int]:
@@ -122,7 +124,7 @@ def _ordinals(every: list[Block], part: str) -> list[int]:
         for item in every
     ]
     found = [0]
-    for before, after in zip(keys, keys[1:], strict=False):
+    for before, after in pairwise(keys):
         found.append(found[-1] + (before != after))
     return found
 
@@ -350,7 +352,10 @@ def test_more_room_more_cores_and_more_bandwidth_do_no_harm() -> None:
     room = search(gemm, Channel(16, 8, 1, 20), Sram(1024, 2048, 2048), 1, gap=0, effort=None)
     fast = search(gemm, Channel(16, 1, 1, 20), Sram(256, 512, 512), 1, gap=0, effort=None)
     many = search(gemm, Channel(16, 1, 1, 20), Sram(1024, 2048, 2048), 4, gap=0, effort=None)
-    assert few and room and fast and many
+    assert few
+    assert room
+    assert fast
+    assert many
     assert few.cycles > room.cycles
     assert few.cycles > fast.cycles > many.cycles
     assert many.cut.cores == 4
@@ -554,25 +559,47 @@ EDGE = (SYSTEMS / "edge_lut.yaml").read_text(encoding="utf-8")
         ("lut_core.yaml", "none.yaml", "none.yaml: cannot be read, no such file or directory"),
         ("lut_core.yaml", "quantize.yaml", "cores.0.spec: quantize: block: must be a GEMM core"),
         ("weights_kib: 512", "weights_kib: 0", "sram.weights_kib: must be above 0, or shared_kib"),
-        ("weights_kib: 512", "shared_kib: 512", "must be 0 with shared_kib = 512, which is for all"),
-        ("bandwidth_gb_s: 12.8", "bandwidth_gb_s: 0", "dram.bandwidth_gb_s: must be greater than 0"),
-        ("burst_bytes: 64", "burst_byte: 64", "dram.burst_byte: unknown field (did you mean burst_"),
+        (
+            "weights_kib: 512",
+            "shared_kib: 512",
+            "must be 0 with shared_kib = 512, which is for all",
+        ),
+        (
+            "bandwidth_gb_s: 12.8",
+            "bandwidth_gb_s: 0",
+            "dram.bandwidth_gb_s: must be greater than 0",
+        ),
+        (
+            "burst_bytes: 64",
+            "burst_byte: 64",
+            "dram.burst_byte: unknown field (did you mean burst_",
+        ),
         ("  lanes: 8", "  lanes: 7", "vector_unit.lanes: must be a power of two, got 7"),
-        ("  lanes: 8", "  lane: 8", "vector_unit.lane: must be a field of vector_unit (did you mean"),
+        (
+            "  lanes: 8",
+            "  lane: 8",
+            "vector_unit.lane: must be a field of vector_unit (did you mean",
+        ),
         ("  lanes: 8", "  name: v", "vector_unit.name: is the system's own, got 'v'"),
         ("lanes: 32", "tile: {m: 1}", "scale_accumulate.tile: follows from the core"),
         ("lanes: 32", "lanes: 3", "scale_accumulate.lanes: must divide"),
-        ("clock_mhz: 500.0", "clock_mhz: 900.0", "cores.0.spec: must be of a core for the system's"),
-        ("{spec: ", "{spec: {block: lut_core, max_k: 0}} #", "cores.0.spec.max_k: must be greater than or equal"),
+        (
+            "clock_mhz: 500.0",
+            "clock_mhz: 900.0",
+            "cores.0.spec: must be of a core for the system's",
+        ),
+        (
+            "{spec: ",
+            "{spec: {block: lut_core, max_k: 0}} #",
+            "cores.0.spec.max_k: must be greater than or equal",
+        ),
         ("{spec: ", "{spec: {max_k: 1}} #", "cores.0.spec.block: is required"),
         ("{spec: ", "{spec: {block: hadamard}} #", "cores.0.spec.block: must be a GEMM core"),
         ("block: system", "block: lut_core", ":2:8: block: must be 'system'"),
         ("count: 1}", "count: 1, synth_report: no.json}", "no.json"),
     ],
 )
-def test_files_are_refused_with_the_field(
-    tmp_path: Path, old: str, new: str, wanted: str
-) -> None:
+def test_files_are_refused_with_the_field(tmp_path: Path, old: str, new: str, wanted: str) -> None:
     text = EDGE.replace("../../hw", str(Path("hw").resolve()))
     assert old in text
     file = tmp_path / "s.yaml"

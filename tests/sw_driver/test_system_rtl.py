@@ -90,8 +90,8 @@ def random_schedule(
     )
     gemm = gemm._replace(max_steps=min(gemm.max_steps, rng.choice([2, 100])))
     pm, pn, pi = rng.choice([(1, 1, 1), (cores, 1, 1), (1, cores, 1), (1, 1, cores)])
-    buffers = (rng.choice([1, 2]) for _ in range(3))
-    cut = Blocking(rng.choice(ORDERS), 1, 1, 1, *buffers, pm, pn, pi)
+    a, w, o = (rng.choice([1, 2]) for _ in range(3))
+    cut = Blocking(rng.choice(ORDERS), 1, 1, 1, a, w, o, pm, pn, pi)
     _, m, n, k = extents(gemm, cut)
     return gemm, cut._replace(bm=rng.randint(1, m), bn=rng.randint(1, n), bk=rng.randint(1, k))
 
@@ -138,7 +138,7 @@ def test_many_random_systems(name: str) -> None:
     run_many(name, range(100, 300))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def mac() -> Any:
     with verilate(core_spec("mac"), effort=RUN_SHORT, progress=False) as model:
         yield model
@@ -198,7 +198,10 @@ def test_wrong_values_and_late_operands_are_noticed(
 
     with monkeypatch.context() as patch:
         patch.setattr(check._Core, "add", sooner)
-        assert any("its place is given away" in text for text in replayed(mac, gemm, cut, Channel(1, 1, 1, 5)))
+        assert any(
+            "its place is given away" in text
+            for text in replayed(mac, gemm, cut, Channel(1, 1, 1, 5))
+        )
 
     replay = Replay(core_spec("mac"), 1, Channel(1, 1, 1, 5))
     replay.add("GEMM", gemm, cut, 0, 8)
@@ -234,13 +237,13 @@ BERT = {
 
 
 def small_system(core: str, count: int, **sizes: float) -> System:
-    spec = SystemSpec(
-        name="small",
-        cores=[{"spec": CORES[core], "count": count}],
-        sram={key: value / 1024 for key, value in sizes.items()},
-        dram={"bandwidth_gb_s": 1.6, "latency_ns": 30, "burst_bytes": 8},
-    )  # fmt: skip
-    return resolve(spec, Path())
+    fields: dict[str, Any] = {
+        "name": "small",
+        "cores": [{"spec": CORES[core], "count": count}],
+        "sram": {key: value / 1024 for key, value in sizes.items()},
+        "dram": {"bandwidth_gb_s": 1.6, "latency_ns": 30, "burst_bytes": 8},
+    }
+    return resolve(SystemSpec(**fields), Path())
 
 
 @pytest.mark.parametrize(
@@ -269,9 +272,7 @@ def test_a_whole_layer_takes_the_cycles_of_its_schedule(
         assert any(item.operator == "scores" and item.covered for item in mapping.operators)
         found = check_mapping(mapping)
         assert found.problems == ()
-        assert found.observed == found.predicted == sum(
-            item.schedule for item in mapping.operators
-        )
+        assert found.observed == found.predicted == sum(item.schedule for item in mapping.operators)
         assert found.results >= sum(
             piece.times * piece.gemm.instances
             for item in mapping.operators
@@ -291,5 +292,5 @@ def test_what_is_too_long_or_on_no_core_is_not_run(tmp_path: Path) -> None:
     ternary = small_system("lut", 1, shared_kib=4000)
     work = decode_workload(load_model(file), 1, context=4)
     off = map_on_system(work, ternary, Choices(kv_bits=8), effort=0)
-    with pytest.raises(InputError, match="config: scores, values: run on no core|scores, values"):
+    with pytest.raises(InputError, match="scores, values: run on no core"):
         check_mapping(off)

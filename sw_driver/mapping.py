@@ -398,8 +398,7 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
             if not covered:
                 ints = ints._replace(latency=0, job_start=0, step_cycles=0)
             result = _attention_cost(operator, ints, system)
-            seen = min(operator.window or cost.NO_WINDOW, operator.past + operator.tokens)
-            seen = max(seen, min(operator.window or cost.NO_WINDOW, operator.past + operator.steps))
+            seen = min(operator.window or cost.NO_WINDOW, operator.last)
             shape = (operator.rows, seen, operator.head_dim)
             if operator.kind == "values":
                 shape = (operator.rows, operator.head_dim, seen)
@@ -408,9 +407,9 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
             result = _linear_cost(operator, core, ints, system, choices)
             storage = operator.storage
             if storage and as_stored(operator, choices) and needs_sums(core, storage):
-                sums += operator.runs * operator.instances * operator.m * operator.k
+                sums += operator.total_rows * operator.k
             shape = (operator.m, operator.n, operator.k)
-            gemms = operator.runs * operator.instances
+            gemms = operator.gemms
         outside += result.outside
         peak = core.peak_macs(bits) if covered else 0.0
         rows.append(
@@ -483,19 +482,38 @@ def _linear_cost(
     system: System,
     choices: Choices,
 ) -> cost.Cost:
-    return cost.linear(
-        ints,
-        system,
-        m=operator.m,
-        n=operator.n,
-        k=operator.k,
-        runs=operator.runs,
-        instances=operator.instances,
-        group=_group(operator, core, choices, operator.k),
-        group_bits=_scale_bits(operator, choices, ints, system),
-        cache_row_bits=_cache_bits(operator.written, core, choices),
-        bias=int(operator.bias),
-    )
+    """What a linear layer takes; of experts of different rows the sum, to the nearest integer."""
+
+    def one(m: int, runs: int, instances: int, starts: int | None = None) -> cost.Cost:
+        return cost.linear(
+            ints,
+            system,
+            m=m,
+            n=operator.n,
+            k=operator.k,
+            runs=runs,
+            instances=instances,
+            group=_group(operator, core, choices, operator.k),
+            group_bits=_scale_bits(operator, choices, ints, system),
+            cache_row_bits=_cache_bits(operator.written, core, choices),
+            bias=int(operator.bias),
+            starts=starts,
+            rising=operator.rising,
+        )
+
+    if not operator.ragged:
+        steps = operator.rising.steps if operator.rising else 1
+        return one(operator.m, operator.runs // steps, operator.instances)
+    sums: list[float] = [0] * len(cost.Cost._fields)
+    reads = (cost.Cost._fields.index("weight_reads"), cost.Cost._fields.index("activation_reads"))
+    for rows, count in operator.ragged:
+        for index, value in enumerate(one(rows, 1, 1, starts=0)):
+            if index in reads:
+                sums[index] = max(sums[index], value)
+            else:
+                sums[index] += value * count
+    found = cost.Cost(*map(round, sums))
+    return found._replace(cycles=found.cycles + operator.runs * ints.latency)
 
 
 def _cache_bits(vectors: Sequence[tuple[int, int]], core: Core, choices: Choices) -> int:
@@ -519,6 +537,8 @@ def _attention_cost(operator: Attention, ints: CoreInts, system: System) -> cost
         steps=operator.steps,
         window=operator.window or cost.NO_WINDOW,
         causal=operator.causal,
+        rise=operator.rise,
+        serial=operator.serial,
     )
 
 

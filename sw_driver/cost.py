@@ -251,6 +251,7 @@ def linear(
     rising: Rising | None = None,
     stack: int = 1,
     operand_bytes: Ints | None = None,
+    row_scale_bits: Ints | None = None,
 ) -> Cost:
     """A linear layer.
 
@@ -266,6 +267,7 @@ def linear(
         stack: linear layers of this shape that take A in one pass; this is the cost of one of them,
             ``A`` once a pass.
         operand_bytes: what one reading of all A takes, if not ``k`` activations a row.
+        row_scale_bits: bits of the scale of a row of A; one scale if the core applies none if None.
     """
     count = 1 if rising is None else rising.steps
 
@@ -290,7 +292,9 @@ def linear(
     weights = ceil_div(n * w_row, 8)
     activations = over(8, a_row) if operand_bytes is None else operand_bytes
     scales = ceil_div(n * groups * group_bits, 8)
-    token_scale = (1 - core.own_scales) * system.scale_bits
+    token_scale = row_scale_bits
+    if token_scale is None:
+        token_scale = (1 - core.own_scales) * system.scale_bits
     extra = bias * n * 2
     tile_a, tile_w = ceil_div(core.m * a_row, 8), ceil_div(core.n * w_row, 8)
     fits = tile_a + tile_w <= system.buffer
@@ -315,6 +319,24 @@ def linear(
         weight_reads=pick(fits, 1, core.weight_passes) * ceil_div(w_reads, count),
         activation_reads=a_reads,
     )
+
+
+def block_rows(
+    core: CoreInts, system: System, *, rows: Ints, head_dim: Ints, longest: Ints
+) -> Ints:
+    """Rows of A that take the visible cache in one reading.
+
+    All of them if they fit beside a tile of the cache, or the visible cache beside a tile of them;
+    else as many whole tiles as fit, one at least.
+    """
+    a_row = ceil_div(activation_row_bits(core, head_dim), 8)
+    token_bits = row_bits(core, head_dim)
+    tile = ceil_div(core.n * token_bits, 8)
+    whole = ceil_div(longest * token_bits, 8)
+    holds_rows = rows * a_row + tile <= system.buffer
+    holds_cache = whole + core.m * a_row <= system.buffer
+    blocks = most((system.buffer - tile) // (core.m * a_row), 1) * core.m
+    return pick(holds_rows + holds_cache > 0, rows + 0 * blocks, least(blocks, rows + 0 * blocks))
 
 
 def attention(
@@ -369,12 +391,7 @@ def attention(
     a_row = ceil_div(activation_row_bits(core, head_dim), 8)
     token_bits = row_bits(core, head_dim)
     longest = least(window + together - 1, past + rise.at(steps - 1) + tokens + 0 * window)
-    tile = ceil_div(core.n * token_bits, 8)
-    whole = ceil_div(longest * token_bits, 8)
-    holds_rows = rows * a_row + tile <= system.buffer
-    holds_cache = whole + core.m * a_row <= system.buffer
-    blocks = most((system.buffer - tile) // (core.m * a_row), 1) * core.m
-    block = pick(holds_rows + holds_cache > 0, rows + 0 * blocks, least(blocks, rows + 0 * blocks))
+    block = block_rows(core, system, rows=rows, head_dim=head_dim, longest=longest)
     seen = over(block, 1)
     reads = ceil_div(rows, block)
     spilled = core.m * longest * 2 > system.buffer

@@ -85,6 +85,7 @@ class Attention:
 
     Attributes:
         instances: sequences times KV heads; heads: KV heads.
+        hidden: channels of the layer's input, of which a cache of inputs keeps a vector a token.
         tokens: new tokens of a step; step ``s`` comes after ``past + s·tokens`` tokens.
         rise: tokens that a step really adds, where they are not ``tokens`` (of those that are
             verified some are rejected): step ``s`` comes after ``past + rise.at(s)``.
@@ -105,6 +106,7 @@ class Attention:
     window: int | None
     causal: bool
     heads: int = 1
+    hidden: int = 0
     rise: Line | None = None
     serial: bool = False
 

@@ -404,7 +404,7 @@ def _workload(
                         role=role,
                         storage=storage,
                         ragged=_part_of(ragged, count, layers),
-                        rising=rising if rising and rising.steps > 1 else None,
+                        rising=rising if rising and (remade or rising.steps > 1) else None,
                         remade=remade,
                     )
                 )
@@ -674,6 +674,7 @@ def _attention(
                     window=window,
                     causal=arch.causal,
                     heads=kv_heads,
+                    hidden=arch.hidden,
                     rise=part.rise,
                     serial=part.serial,
                 )

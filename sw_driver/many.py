@@ -18,6 +18,7 @@ from sw_driver.choices import (
 from sw_driver.core import Core
 from sw_driver.cost import CoreInts, System
 from sw_driver.mapping import TABLE_BITS
+from sw_driver.operator_cost import with_tables
 from sw_driver.workload import Attention, Linear, Workload
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
         key = (
             *(core.job_cycles, core.passes, core.step_bits, core.k),
             *(core.zero_point, core.encoding, core.min_weight_bits),
+            *(core.latency, core.table_source, core.table_latency, core.weight_format),
         )
         which[index] = keys.setdefault(key, len(keys))
     first: dict[int, Core] = {}
@@ -137,7 +139,10 @@ def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray
     widths = np.array(
         [
             [
-                [getattr(core_ints(core, bits), name) for bits in range(1, deepest + 1)]
+                [
+                    getattr(with_tables(core, core_ints(core, bits), choices), name)
+                    for bits in range(1, deepest + 1)
+                ]
                 for name in fields
             ]
             for core in first.values()

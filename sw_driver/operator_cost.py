@@ -37,7 +37,7 @@ FUSED_FACTOR_BITS = 32
 def with_tables(core: Core, ints: CoreInts, choices: Choices) -> CoreInts:
     """The core and what makes its tables, as one: latency, and A as it lies in memory."""
     form = tables_of(core, choices)
-    if form in ("", "core"):
+    if form in ("", "core") or ints.weight_bits not in core.widths:
         return ints
     if form == "fused":
         return ints._replace(

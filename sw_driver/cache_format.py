@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rtl_gen.errors import InputError
 from sw_driver.cost import Ints, Line, ceil_div, spans
@@ -61,12 +61,13 @@ class CacheFormat:
         groups = ceil_div(elements, self.group)
         return int(elements * self.bits + groups * (SCALE_BITS + self.bits))
 
-    def per_channel_bits(self, quantized: int, plain: int, channels: int) -> int:
-        """Bits of vectors that are quantized channel by channel; ``quantized`` in whole groups.
+    def per_channel_bits(self, codes: int, groups: int, plain: int, channels: int) -> int:
+        """Bits of vectors that are quantized channel by channel, in groups of them.
 
-        Both numbers of vectors may be sums over several caches.
+        The numbers may be sums over several caches.
         """
-        return channels * (self.vector_bits(quantized) + plain * PLAIN_BITS)
+        scales = groups * (SCALE_BITS + self.bits)
+        return channels * (codes * self.bits + scales + plain * PLAIN_BITS)
 
     def per_token_bits(self, quantized: int, plain: int, channels: int) -> int:
         """Bits of vectors that are quantized one by one."""
@@ -122,7 +123,8 @@ class CacheScheme:
             return int(values)
         heads, channels = cached[0]
         plain = form.plain_keys(tokens)
-        keys = heads * form.per_channel_bits(tokens - plain, plain, channels)
+        codes = tokens - plain
+        keys = heads * form.per_channel_bits(codes, codes // form.group, plain, channels)
         return int(ceil_div(keys, 8) + values)
 
 
@@ -206,38 +208,35 @@ class Growth:
         return self.past + self.line.at(step)
 
 
-def blocks_of_keys(form: CacheFormat, growth: Growth, ends: list[int]) -> tuple[int, int]:
-    """Keys as codes and as they are that blocks of rows see, over all steps.
+class Seen(NamedTuple):
+    """Vectors that are read: codes, groups of codes along the tokens, and what is as it was."""
+
+    codes: int
+    groups: int
+    plain: int
+
+
+def seen_by_blocks(form: CacheFormat, growth: Growth, ends: list[int], *, keys: bool) -> Seen:
+    """What blocks of rows see of keys, or of values, over all steps.
 
     Args:
         ends: of each block the new tokens up to its last one.
     """
     if ends == [growth.new] or growth.new == 1:
-        plain = len(ends) * growth.plain_keys(form)
-        return len(ends) * growth.seen - plain, plain
-    codes = plain = 0
+        plain = growth.plain_keys(form) if keys else growth.plain_values(form)
+        codes = growth.seen - plain
+        return Seen(*(len(ends) * value for value in (codes, codes // form.group, plain)))
+    codes = groups = plain = 0
     for step in range(growth.steps):
         before = growth.before(step)
         held = before + growth.new
-        edge = held - form.plain_keys(held)
-        codes += sum(min(before + end, edge) for end in ends)
-        plain += sum(max(before + end - edge, 0) for end in ends)
-    return codes, plain
-
-
-def blocks_of_values(form: CacheFormat, growth: Growth, ends: list[int]) -> tuple[int, int]:
-    """Values as codes and as they are that blocks of rows see, over all steps."""
-    if ends == [growth.new] or growth.new == 1:
-        plain = len(ends) * growth.plain_values(form)
-        return len(ends) * growth.seen - plain, plain
-    codes = plain = 0
-    for step in range(growth.steps):
-        before = growth.before(step)
-        held = before + growth.new
-        edge = held - form.plain_values(held)
-        codes += sum(min(before + end, edge) for end in ends)
-        plain += sum(max(before + end - edge, 0) for end in ends)
-    return codes, plain
+        edge = held - (form.plain_keys(held) if keys else form.plain_values(held))
+        for end in ends:
+            inside = min(before + end, edge)
+            codes += inside
+            groups += ceil_div(inside, form.group)
+            plain += before + end - inside
+    return Seen(codes, groups, plain)
 
 
 def written_plain(form: CacheFormat, growth: Growth, *, keys: bool) -> int:

@@ -9,8 +9,7 @@ from sw_driver.cache_format import (
     PLAIN_BITS,
     CacheFormat,
     Growth,
-    blocks_of_keys,
-    blocks_of_values,
+    seen_by_blocks,
     written_plain,
 )
 from sw_driver.choices import (
@@ -213,12 +212,11 @@ def attention_cost(operator: Attention, core: Core, system: System, choices: Cho
             new = times * cost.ceil_div(_new_bits(form, growth, operator.hidden, keys=False), 8)
         return found._replace(weight_bytes=0, scale_bytes=0, output_bytes=found.output_bytes + new)
     ends = _ends(operator, core, ints, system)
+    seen = seen_by_blocks(form, growth, ends, keys=not values)
     if values:
-        codes, full = blocks_of_values(form, growth, ends)
-        bits = form.per_token_bits(codes, full, operator.head_dim)
+        bits = form.per_token_bits(seen.codes, seen.plain, operator.head_dim)
     else:
-        codes, full = blocks_of_keys(form, growth, ends)
-        bits = form.per_channel_bits(codes, full, operator.head_dim)
+        bits = form.per_channel_bits(*seen, operator.head_dim)
     new = _new_bits(form, growth, operator.head_dim, keys=not values)
     return found._replace(
         weight_bytes=times * cost.ceil_div(operator.heads * bits, 8),
@@ -251,7 +249,7 @@ def _new_bits(form: CacheFormat, growth: Growth, channels: int, *, keys: bool) -
     plain = written_plain(form, growth, keys=keys)
     if keys:
         codes = after - form.plain_keys(after) - (before - form.plain_keys(before))
-        return form.per_channel_bits(codes, plain, channels)
+        return form.per_channel_bits(codes, codes // form.group, plain, channels)
     codes = after - form.plain_values(after) - (before - form.plain_values(before))
     return form.per_token_bits(codes, plain, channels)
 

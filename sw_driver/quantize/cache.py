@@ -82,7 +82,8 @@ class _PerChannel:
     @property
     def bits(self) -> int:
         channels = self.vectors * self.channels
-        return self.form.per_channel_bits(self.done, len(self.plain), channels)
+        groups = sum(part.scale.shape[1] for part in self.quantized)
+        return self.form.per_channel_bits(self.done, groups, len(self.plain), channels)
 
 
 class KvCache:

@@ -17,6 +17,9 @@ from sw_driver.workload import Attention, Linear, Operator, Workload
 
 BUFFER_BYTES = 2 * 1024 * 1024
 
+FUSED_BITS = 16
+"""Elements and gains that ``fused_tables`` takes: FP16, its default."""
+
 Tables = Literal["core", "unit", "fused", "memory"]
 
 
@@ -77,7 +80,7 @@ def core_ints(core: Core, bits: int) -> CoreInts:
 
 def system_of(core: Core, choices: Choices) -> System:
     # What fused units take is not quantized before them.
-    width = 16 if tables_of(core, choices) == "fused" else core.activation_bits
+    width = FUSED_BITS if tables_of(core, choices) == "fused" else core.activation_bits
     return System(
         buffer=choices.buffer_bytes,
         output_bits=choices.output_bits or width,

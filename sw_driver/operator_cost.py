@@ -13,6 +13,7 @@ from sw_driver.cache_format import (
     written_plain,
 )
 from sw_driver.choices import (
+    FUSED_BITS,
     Choices,
     attends,
     core_ints,
@@ -25,9 +26,6 @@ from sw_driver.choices import (
 from sw_driver.core import Core
 from sw_driver.cost import CoreInts, System
 from sw_driver.workload import Attention, Linear
-
-FUSED_BITS = 16
-"""Elements and gains that ``fused_tables`` takes: FP16, its default."""
 
 FUSED_FACTOR_BITS = 32
 """Its multiplier of a row: FP32, its default."""

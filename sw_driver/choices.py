@@ -232,9 +232,11 @@ def _tables_problems(core: Core, choices: Choices) -> list[str]:
     if choices.tables not in allowed:
         port = "no port for tables" if core.table_source == "internal" else "a port for them"
         return [
-            f"tables: must be {' or '.join(allowed)} for {core.name}, which has table.source "
+            f"tables: must be {', '.join(allowed)} for {core.name}, which has table.source "
             f"{core.table_source} and {port}, got {choices.tables}"
         ]
+    if choices.tables == "fused" and not core.fused_latency:
+        return [f"tables: fused: needs signed activations, {core.name} has unsigned ones"]
     if choices.tables == "memory" and choices.kv is not None and choices.kv.kind == "xquant":
         return ["tables: memory: must not be asked beside kv xquant, whose inputs are no rows of A"]
     return []

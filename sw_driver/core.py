@@ -49,7 +49,7 @@ class Core:
             ``port``); "" for others.
         table_step_bits: bits that the tables of ``k`` activations of one row take on its port.
         table_latency, fused_latency: cycles that a ``lut_tables`` or a ``fused_tables`` unit in
-            front of the port adds to a run.
+            front of the port adds to a run; 0 where there is none for it.
     """
 
     name: str
@@ -193,7 +193,8 @@ def _tables(spec: Any, ports: dict[str, Any]) -> dict[str, Any]:
         "table_source": source,
         "table_step_bits": ports["i_t"].width // spec.tile.m,
         "table_latency": timings[0].LATENCY,
-        "fused_latency": timings[1].LATENCY,
+        # What is quantized there has a sign.
+        "fused_latency": timings[1].LATENCY if spec.activations.signed else 0,
     }
 
 

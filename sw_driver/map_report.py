@@ -542,8 +542,10 @@ def draw_mappings(figure: Figure, mappings: Sequence[Mapping]) -> None:
     )
     for axes, mapping in zip(panels, mappings, strict=False):
         draw_mapping(axes, mapping)
+        draft = mapping.workload.architecture is not first.workload.architecture
+        of = f"draft {mapping.workload.name}, " if draft else ""
         axes.set_title(
-            f"{phase_title(mapping)}: {lay.fixed(mapping.tokens_per_second, 4)} tokens/s"
+            f"{of}{phase_title(mapping)}: {lay.fixed(mapping.tokens_per_second, 4)} tokens/s"
         )
     draw_roofline(panels[-1], mappings)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -570,10 +572,12 @@ def draw_mapping(axes: Any, mapping: Mapping) -> None:
         label="memory",
         color=lay.ORANGE,
     )
-    names = [
-        item.name.replace(" (", "\n(") + ("\n(off core)" if not item.covered else "")
-        for item in items
-    ]
-    axes.set_xticks(list(places), names, rotation=30 if len(items) > 12 else 0, fontsize=8)
+    names = [item.name + (" (off core)" if not item.covered else "") for item in items]
+    if len(items) > 12:
+        turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(list(places), names, fontsize=8, **turned)
+    else:
+        names = [name.replace(" (", "\n(") for name in names]
+        axes.set_xticks(list(places), names, fontsize=8)
     axes.set_ylabel(unit)
     axes.margins(y=0.18)

@@ -367,10 +367,10 @@ def _notes(workload: Workload, core: Core, choices: Choices) -> list[str]:
     if workload.experts_touched:
         mlp = next(g.mlp for g in workload.architecture.layer_groups if g.mlp.experts)
         touched = workload.experts_touched
-        most = "the most" if workload.routing.kind == "histogram" else ""
+        most = " at most" if workload.routing.kind == "histogram" else ""
         notes.append(
             f"{mlp.active} of {mlp.experts} experts a token, {workload.routing} routing: "
-            + f"{touched:.6g} distinct experts a layer and step {most}".rstrip()
+            f"{touched:.6g} distinct experts a layer and step of {workload.phase}{most}"
         )
         if workload.routing.kind == "uniform":
             notes.append(

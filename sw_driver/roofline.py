@@ -109,7 +109,7 @@ def draw_roofline(axes: Any, mappings: Sequence[Mapping]) -> None:
         axes.annotate(
             f"{of}: {lay.engineering(peak, 'op/s')}, ridge {ridge:.3g}",
             (right, peak),
-            xytext=(0, 3),
+            xytext=(0, 7),
             textcoords="offset points",
             ha="right",
             fontsize=8,
@@ -127,7 +127,9 @@ def draw_roofline(axes: Any, mappings: Sequence[Mapping]) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.set_xlim(left, right)
+    axes.set_ylim(min(place.achieved for place in places) / 2, max(peaks.values()) * 2.5)
     axes.set_xlabel("operations a byte")
     axes.set_ylabel("operations a second")
     axes.set_title(f"roofline, DRAM {core.bandwidth_gb_s:g} GB/s")

@@ -112,8 +112,8 @@ def power(
     driven = np.full(flat.nets, -1)
     for (kind, pins), (at, rows) in kinds.items():
         cell, energy = tables.library.cells[kind], energies.cells[kind]
-        places, nets = np.array(at), np.array(rows)
-        column = {name: nets[:, index] for index, name in enumerate(pins)}
+        places, table = np.array(at), np.array(rows)
+        column = {name: table[:, index] for index, name in enumerate(pins)}
         np.add.at(leakage, places, energy.leakage)
         for name, net in column.items():
             pin = cell.pins[name]

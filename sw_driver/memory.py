@@ -71,7 +71,9 @@ def peak_memory(mapping: Mapping) -> PeakMemory:
             into = 0 if item.remade else count * item.k
             out = 0 if kept else count * item.n
             if item.role in ("k", "v"):
-                beside = queries
+                # Of an encoder the keys as well: it has no cache for them to be in.
+                keys = count * item.n if item.role == "v" and not kept else 0
+                beside = queries + keys
             elif item.role in gated:
                 beside = count * item.n
             live = cost.ceil_div(into * a_bits + (out + beside) * system.output_bits, 8)

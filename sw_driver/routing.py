@@ -30,6 +30,9 @@ Ragged = tuple[tuple[int, float], ...]
 
 MAX_FILE_BYTES = 16 << 20
 
+MAX_RANDOM = 1 << 26
+"""Tokens of a step whose distribution over experts is summed up."""
+
 NEGLIGIBLE = 2.0**-80
 """Probabilities below it change no sum of doubles and are left out."""
 
@@ -162,7 +165,15 @@ def routed_rows(tokens: int, mlp: Mlp) -> list[tuple[int, int]]:
 
 
 def expected_rows(tokens: int, mlp: Mlp) -> Ragged:
-    """Rows and expected number of experts that get them, from one row on, under random routing."""
+    """Rows and expected number of experts that get them, from one row on, under random routing.
+
+    Raises:
+        InputError: the tokens of a step are too many for a sum over their distribution.
+    """
+    if tokens > MAX_RANDOM:
+        raise InputError(
+            f"routing: uniform: must be of at most {MAX_RANDOM} tokens a step, got {tokens}"
+        )
     chance = mlp.active / mlp.experts
     if chance >= 1:
         return ((tokens, mlp.experts),)

@@ -223,16 +223,48 @@ def test_keys_and_values_made_again_from_inputs() -> None:
     assert vectors["rotary"] == LAYERS * DIM * (steps * batch * 6 + sum(seen) * HEADS)
 
 
+@pytest.mark.parametrize("kind", ["verify", "chunks"])
+def test_inputs_step_by_step(kind: str) -> None:
+    """Keys and values of all tokens are made again in every step of a verification, or chunk."""
+    if kind == "verify":
+        more: dict[str, Any] = {"drafted": 3, "accept": 0.8}
+        work = verify_workload(small(), 25, context=9, batch=2, inputs_cached=True, **more)
+        steps = [(9 + math.floor(step * 2.952), 4) for step in range(9)]
+    else:
+        work = prefill_workload(small(), 30, context=9, batch=2, chunk=8, inputs_cached=True)
+        steps = [(9, 8), (17, 8), (25, 8), (33, 6)]
+    parts = [
+        prefill_workload(small(), new, context=past, batch=2, inputs_cached=True)
+        for past, new in steps
+    ]
+    names = ("cycles", "macs", "jobs", "weight_bytes", "scale_bytes", "activation_bytes")
+    for role in ("k", "v"):
+        for name in names:
+            found = [
+                sum(
+                    getattr(item, name)
+                    for item in mapped(one, XQUANT).operators
+                    if item.name.split(" (")[0] == role
+                )
+                for one in (work, *parts)
+            ]
+            assert found[0] == sum(found[1:]), (role, name)
+
+
 def test_inputs_in_a_tight_buffer_are_read_for_blocks_of_both_weights() -> None:
     # 64 of K: a row of A takes 64 bytes, a column of W 32. Beside two rows there is room for eight
     # columns, beside eight columns for four rows.
-    work = decode_workload(small(), 1, context=40, inputs_cached=True)
-    mapping = mapped(work, "xquant:8,group=64", buffer_bytes=128 + 256 + 128)
-    k, v = row(mapping, "k"), row(mapping, "v")
-    x, w = 41 * (64 + 3), 2 * 32 * 32
-    hold_w, hold_x = x * 8 + w, x + w * math.ceil(41 / 4)
-    found = k.activation_bytes + k.weight_bytes + v.weight_bytes
-    assert found == LAYERS * min(hold_w, hold_x)
+    held = set()
+    for seen in range(2, 90):
+        work = decode_workload(small(), 1, context=seen - 1, inputs_cached=True)
+        mapping = mapped(work, "xquant:8,group=64", buffer_bytes=128 + 256 + 128)
+        k, v = row(mapping, "k"), row(mapping, "v")
+        x, w = seen * (64 + 3), 2 * 32 * 32
+        hold_w, hold_x = x * 8 + w, x + w * math.ceil(seen / 4)
+        found = k.activation_bytes + k.weight_bytes + v.weight_bytes
+        assert found == LAYERS * min(hold_w, hold_x)
+        held.add(hold_w < hold_x)
+    assert held == {False, True}
 
 
 def test_floats_take_their_bytes_and_no_scale() -> None:

@@ -104,6 +104,14 @@ def test_live_activations_by_hand() -> None:
     assert found.at == "up"
     assert found.activations == 200 * (4096 + 2 * 11008 + 2 * 4096)
     assert found.total == found.parameters + found.cache + found.activations
+    # An encoder has no cache: queries and keys are there while values are made.
+    bert = load_architecture("bert-base-uncased")
+    (group,) = bert.layer_groups
+    thin = replace(group, mlp=replace(group.mlp, width=64))
+    small = replace(bert, layer_groups=(thin,), head=False, head_transform=False)
+    found = peak_memory(map_workload(prefill_workload(small, 100), core()))
+    assert (found.at, found.cache) == ("v", 0)
+    assert found.activations == 100 * (4 * 768 + 2 * 768)
     # Logits of every token that is verified are more than that.
     report = map_model(arch, core(), prefill=8, decode=8, context=8, speculate=3, accept=0.5)
     memory = report.as_dict()["phases"][1]["memory"]

@@ -397,6 +397,8 @@ def test_wrong_histograms(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=text):
             prefill_workload(arch, 4, routing=load(content))
+    with pytest.raises(InputError, match="uniform: must be of at most 67108864 tokens a step"):
+        prefill_workload(arch, 1 << 20, batch=65, routing=UNIFORM)
     with pytest.raises(InputError, match="must not be given for a model without experts"):
         prefill_workload(small(), 4, routing=UNIFORM)
     assert load({"experts": [0.25, 0.75]}).layers == ((Fraction(1, 4), Fraction(3, 4)),)

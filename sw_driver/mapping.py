@@ -60,7 +60,8 @@ class OperatorCost:
     """One operator of a phase on a core; all figures are of the whole phase.
 
     Attributes:
-        shape: ``(M, N, K)`` of one GEMM; of attention N or K is the longest run of visible tokens.
+        shape: ``(M, N, K)`` of one GEMM; of attention N or K is the longest run of visible tokens,
+            of experts that do not get the same M is the mean.
         gemms: how many of them. bits: width of W.
         covered: whether the core does it; if not, jobs and cycles are 0 and only its memory traffic
             is in the seconds.
@@ -270,8 +271,11 @@ def map_workload(workload: Workload, core: Core, choices: Choices | None = None)
             storage = operator.storage
             if storage and as_stored(operator, choices) and needs_sums(core, storage):
                 sums += operator.total_rows * operator.k
-            shape = (operator.m, operator.n, operator.k)
             gemms = operator.gemms
+            rows_each = operator.m
+            if operator.ragged:
+                rows_each = max(1, round(operator.total_rows / max(1, gemms)))
+            shape = (rows_each, operator.n, operator.k)
         outside += result.outside
         peak = core.peak_macs(bits) if covered else 0.0
         rows.append(

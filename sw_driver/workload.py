@@ -78,9 +78,9 @@ def prefill_workload(
     if riders and chunk is None:
         problems.append(f"piggyback: must come with chunk, got {riders}")
     if not riders and rider_context is not None:
-        problems.append("rider_context: must come with piggyback")
+        problems.append("piggyback_context: must come with piggyback")
     if riders:
-        problems += _range("rider_context", at_riders, 0, MAX_TOKENS)
+        problems += _range("piggyback_context", at_riders, 0, MAX_TOKENS)
     numbers = _numbers(architecture, "prefill", tokens, context, batch)
     if riders and not numbers and not problems:
         steps = -(-tokens // size)

@@ -411,8 +411,8 @@ def test_wrong_histograms(tmp_path: Path) -> None:
         ({"chunk": 10}, r"chunk: must lie in \[1, 9\], got 10"),
         ({"riders": 2}, "piggyback: must come with chunk, got 2"),
         ({"chunk": 3, "riders": -1}, r"piggyback: must lie in \[0, 65536\], got -1"),
-        ({"chunk": 3, "rider_context": 4}, "rider_context: must come with piggyback"),
-        ({"chunk": 3, "riders": 1, "rider_context": -1}, r"rider_context: must lie in \[0, "),
+        ({"chunk": 3, "rider_context": 4}, "piggyback_context: must come with piggyback"),
+        ({"chunk": 3, "riders": 1, "rider_context": -1}, r"piggyback_context: must lie in \[0, "),
     ],
 )
 def test_chunks_out_of_range(more: dict[str, Any], text: str) -> None:

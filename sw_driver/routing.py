@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Ragged = tuple[tuple[int, float], ...]
 """``(rows, experts that get as many)``."""
 
-MAX_FILE_BYTES = 16 << 20
+MAX_FILE_BYTES = 1 << 20
+MAX_EXPERTS = 4096
 
 MAX_RANDOM = 1 << 26
 """Tokens of a step whose distribution over experts is summed up."""
@@ -112,6 +113,8 @@ def _wrong(counts: Any) -> str:
     """What is wrong with the numbers of one layer."""
     if not isinstance(counts, list) or not counts:
         return ": must be a list of numbers, one for each expert"
+    if len(counts) > MAX_EXPERTS:
+        return f": must be at most {MAX_EXPERTS} numbers, got {len(counts)}"
     for index, count in enumerate(counts):
         number = isinstance(count, (int, float)) and not isinstance(count, bool)
         if not number or not 0 <= count < 1 << 62:

@@ -379,6 +379,8 @@ def test_wrong_histograms(tmp_path: Path) -> None:
         ({"experts": [0, 0]}, "experts: must not be all 0"),
         ({"experts": [1, "2"]}, r"experts\[1\]: must be a number from 0 to 2\^62, got '2'"),
         ({"experts": [1, True]}, r"experts\[1\]: must be a number .*, got True"),
+        ({"experts": [1] * 5000}, "experts: must be at most 4096 numbers, got 5000"),
+        ({"experts": [1] * 600_000}, "h.json: must be at most 1024 KiB"),
         ({"layers": []}, "layers: must be a list of lists"),
         ({"layers": [[1], 3]}, r"layers\[1\]: must be a list of numbers"),
         ({"tokens": [1]}, r"must have the field experts, or layers, alone, got \['tokens'\]"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ import pytest
 from hw.block import block, spec_from_dict
 from hw.blocks.fused_tables.spec import FusedTablesSpec
 from hw.blocks.lut_tables.spec import LutTablesSpec
+from rtl_gen.build import verilog
 from rtl_gen.errors import InputError
+from sim.toolchain import verilator_binary, verilator_environment
 from sw_driver.architecture import Architecture, LayerGroup, Mlp, load_architecture
 from sw_driver.cache_format import parse_cache
 from sw_driver.choices import FUSED_BITS
@@ -136,6 +141,87 @@ def test_tables_in_memory_attention(kind: str) -> None:
     assert values.cycles == before.cycles + times * beats
     moved = 2 * times * math.ceil(beats * 2 * step_bits / 8)
     assert values.activation_bytes == before.activation_bytes + moved
+
+
+CHAIN = """
+module chain(input clk, input rst, input [{job}:0] job, output taken, output given);
+  wire [{t}:0] t;
+  wire valid, ready, {wires};
+  assign taken = !rst & ({taken});
+  unit u(.clk(clk), .rst(rst), {inputs}, .o__valid(valid), .o__ready(ready), .o__payload(t));
+  c core(.clk(clk), .rst(rst), .i_job__valid(1'b1), .i_job__payload(job), .i_w__valid(1'b1),
+    .i_w__payload({w}'h5), .i_t__valid(valid), .i_t__ready(ready), .i_t__payload(t),
+    .o__valid(given), .o__ready(1'b1));
+endmodule
+"""
+
+RUN = """
+#include "Vchain.h"
+#include <cstdio>
+#include <cstdlib>
+int main(int count, char **words) {
+  int job = atoi(words[1]), jobs = atoi(words[2]), first = -1, done = 0;
+  Vchain chain;
+  for (int cycle = -3; done < jobs && cycle < 9999; cycle++) {
+    chain.rst = cycle < 0;
+    chain.job = job;
+    chain.clk = 0;
+    chain.eval();
+    if (first < 0 && chain.taken) first = cycle;
+    if (chain.given && cycle >= 0 && ++done == jobs) printf("%d", cycle - first + 1);
+    chain.clk = 1;
+    chain.eval();
+  }
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", ["unit", "fused"])
+def test_cycles_of_a_unit_in_front_are_the_rtl_s(tables: str, tmp_path: Path) -> None:
+    """The emitted unit and core, one behind the other: first input to last result."""
+    tile = {"m": 1, "n": 2, "k": 4}
+    weights = {"encoding": "unsigned", "max_bits": 2}
+    behind = spec(tile=tile, weights=weights, table={"source": "port", "group": 2}, max_k=64)
+    unit: Any = LutTablesSpec if tables == "unit" else FusedTablesSpec
+    before = unit(name="unit", tile={"m": 1, "k": 4})
+    ports = {port.name: port for port in block(behind.block).golden.streams(behind)}
+    inputs = [port for port in block(before.block).golden.streams(before) if port.name != "o"]
+    text = CHAIN.format(
+        job=ports["i_job"].width - 1,
+        t=ports["i_t"].width - 1,
+        w=ports["i_w"].width,
+        wires=", ".join(f"r_{port.name}" for port in inputs),
+        taken=" | ".join(f"r_{port.name}" for port in inputs),
+        inputs=", ".join(
+            f".{port.name}__valid(!rst), .{port.name}__ready(r_{port.name}), "
+            f".{port.name}__payload({port.width}'d0)"
+            for port in inputs
+        ),
+    )
+    sources = {"u.v": verilog(before), "c.v": verilog(behind), "t.v": text, "main.cpp": RUN}
+    for name, content in sources.items():
+        (tmp_path / name).write_text(content)
+    words = ["--cc", "--exe", "--build", "--top-module", "chain", "-Wno-fatal", "-Wno-lint"]
+    subprocess.run(
+        [str(verilator_binary()), *words, *sources, "--Mdir", "made", "-o", "chain"],
+        cwd=tmp_path,
+        env=verilator_environment(),
+        check=True,
+        capture_output=True,
+    )
+    on = core_of(behind)
+    latency = {"unit": on.table_latency, "fused": on.fused_latency}[tables]
+    for bits, jobs, steps in itertools.product((1, 2), (1, 3), (1, 5, 16)):
+        job = (bits - 1) << ports["i_job"].fields[0].bits | (steps - 1)
+        done = subprocess.run(
+            [str(tmp_path / "made/chain"), str(job), str(jobs)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        start, step = on.job_cycles[bits - 1]
+        assert int(done.stdout) == on.latency + latency + jobs * (start + step * steps)
 
 
 def test_tables_that_do_not_fit() -> None:

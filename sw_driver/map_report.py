@@ -59,9 +59,14 @@ class Area:
 
 @dataclass(frozen=True, kw_only=True)
 class MapReport(Report):
-    """A report of mapped phases."""
+    """A report of mapped phases.
+
+    Attributes:
+        figures: times a user waits, places under the roof, memory and energy.
+    """
 
     mappings: tuple[Mapping, ...]
+    figures: Figures
     area: Area | None = None
 
 
@@ -285,6 +290,7 @@ def report_of(
         draw=lambda figure: draw_mappings(figure, mappings),
         size=(11.0, 4.6 + 3.2 * len(mappings)),
         mappings=tuple(mappings),
+        figures=figures,
         area=area,
     )
 

@@ -2,7 +2,7 @@
 
 A point is a design (a specification, and the width of activations where jobs choose it) with a
 choice of the mapping. Designs are validated one by one, once each; cycles, bytes and seconds of all
-points come from :func:`sw_driver.mapping.evaluate_many` on arrays.
+points come from :func:`sw_driver.many.evaluate_many` on arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
 from sw_driver.core import Core, core_of
 from sw_driver.explore.space import OF_CORE, OF_WORKLOAD, TOTALS, Scalar, Space
-from sw_driver.mapping import Choices, check_choices, evaluate_many
+from sw_driver.many import evaluate_many
+from sw_driver.mapping import Choices, check_choices
 
 if TYPE_CHECKING:
     from hw.gemm import GemmSpec

@@ -16,8 +16,9 @@ from rtl_gen.specfile import SpecFileError
 from sw_driver import core as core_module
 from sw_driver.architecture import load_architecture
 from sw_driver.core import Core, core_of, load_core
+from sw_driver.many import evaluate_many
 from sw_driver.map_report import map_model, read_area
-from sw_driver.mapping import Choices, Mapping, OperatorCost, evaluate_many, map_workload
+from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
 from sw_driver.workload import decode_workload, prefill_workload
 
 

@@ -40,6 +40,7 @@ _HOMES = {
     "map_workload": "sw_driver.mapping",
     "evaluate_many": "sw_driver.many",
     "Figures": "sw_driver.figures",
+    "evaluate_points": "sw_driver.many",
     "map_model": "sw_driver.map_report",
     "run_layer": "sw_driver.run",
     "PimSystem": "sw_driver.pim_system",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from rtl_gen.errors import InputError
@@ -23,6 +24,18 @@ from sw_driver.workload import Attention, Linear, Workload
 
 if TYPE_CHECKING:
     import numpy as np
+
+_PLAIN = (
+    *("m", "n", "k", "max_k_steps", "activation_bits", "max_weight_bits", "min_weight_bits"),
+    *("weight_passes", "activation_step_bits", "own_scales"),
+)
+"""Integers of a core."""
+
+_OF_KIND = (
+    *("job_cycles", "passes", "step_bits", "k", "zero_point", "encoding", "min_weight_bits"),
+    *("latency", "table_source", "table_latency", "weight_format", "own_scales"),
+)
+"""What the figures of a width, and whether a choice fits, depend on."""
 
 _BY_WIDTH = (
     *("latency", "job_start", "step_cycles", "passes", "step_bits"),
@@ -51,8 +64,42 @@ class ManyCosts:
     uncovered_macs: np.ndarray
 
 
+class Cores:
+    """Cores as columns, laid out once for any number of evaluations.
+
+    Args:
+        cores: at least one.
+
+    Attributes:
+        kinds: one core of each sort that differs in what depends on widths, in their order.
+        kind: ``(cores,)``, which of them each core is.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    def __init__(self, cores: Sequence[Core]):
+        import numpy as np
+
+        if not cores:
+            raise InputError("cores and workloads: must not be empty")
+        columns = np.array(list(map(attrgetter(*_PLAIN), cores)), dtype=np.int64).T
+        self.plain = dict(zip(_PLAIN, columns, strict=True))
+        self.clock = np.array([core.clock_mhz for core in cores]) * 1e6
+        self.bandwidth = np.array([core.bandwidth_gb_s for core in cores]) * 1e9
+        # Cores of a sweep differ in few of their width tables: each distinct one is laid out once.
+        numbers: dict[tuple[Any, ...], int] = {}
+        keys = map(attrgetter(*_OF_KIND), cores)
+        self.kind = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+        _, firsts = np.unique(self.kind, return_index=True)
+        self.kinds = tuple(cores[index] for index in firsts)
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
 def evaluate_many(
-    cores: Sequence[Core], workloads: Sequence[Workload], choices: Choices | None = None
+    cores: Sequence[Core] | Cores, workloads: Sequence[Workload], choices: Choices | None = None
 ) -> ManyCosts:
     """Every workload on every core: the totals of :func:`map_workload`, vectorised over cores and
     operators.
@@ -62,27 +109,87 @@ def evaluate_many(
     """
     import numpy as np
 
-    choices = choices or Choices()
-    _single(choices, workloads)
-    if not cores or not workloads:
+    columns = cores if isinstance(cores, Cores) else Cores(cores)
+    every = np.arange(len(columns))
+    return evaluate_points(
+        columns, [choices or Choices()], workloads, core=every, choice=np.zeros_like(every)
+    )
+
+
+def evaluate_points(
+    cores: Sequence[Core] | Cores,
+    choices: Sequence[Choices],
+    workloads: Sequence[Workload],
+    *,
+    core: np.ndarray,
+    choice: np.ndarray,
+    clock_mhz: np.ndarray | None = None,
+    bandwidth_gb_s: np.ndarray | None = None,
+) -> ManyCosts:
+    """Every workload at every design point, on arrays: no loop runs over points.
+
+    Args:
+        core, choice: ``(points,)``, indices into cores and choices.
+        clock_mhz, bandwidth_gb_s: ``(points,)``, or one number for all; the core's if None.
+
+    Returns:
+        The totals of :func:`map_workload`, ``(points, workloads)``.
+
+    Raises:
+        InputError: as :func:`map_workload` (of a choice and the first core of a kind that it does
+            not fit), or there is no core or no workload.
+    """
+    import numpy as np
+
+    columns = cores if isinstance(cores, Cores) else Cores(cores)
+    if not choices or not workloads:
         raise InputError("cores and workloads: must not be empty")
+    for item in choices:
+        _single(item, workloads)
     for work in workloads:
         if work.macs > MAX_MACS:
             raise InputError(
                 f"{work.name}: {work.phase}: must have at most {MAX_MACS} MACs to be evaluated in "
                 f"64-bit integers, got {work.macs}"
             )
+    core, choice = np.asarray(core), np.asarray(choice)
+    kind = columns.kind[core]
+    pairs = np.unique(kind * len(choices) + choice)
     stored = any(
         item.storage is not None
         for work in workloads
         for item in work.operators
         if isinstance(item, Linear)
     )
-    if choices != Choices() or stored:
-        for core in cores:
-            check_choices(core, choices, workloads)
-    table = _core_table(cores, choices)
-    parts = [_evaluate(table, work, choices) for work in workloads]
+    for pair in pairs.tolist():
+        number, chosen = divmod(pair, len(choices))
+        if stored or choices[chosen] != Choices():
+            check_choices(columns.kinds[number], choices[chosen], workloads)
+    table = {name: column[core] for name, column in columns.plain.items()}
+    table |= _width_tables(columns, choices, kind, choice)
+    table["ternary"] = np.array([item.ternary for item in columns.kinds])[kind]
+    table["weight_format"] = np.array([item.weight_format for item in columns.kinds])[kind]
+    for name, given, own in (
+        ("clock", None if clock_mhz is None else np.asarray(clock_mhz) * 1e6, columns.clock),
+        (
+            "bandwidth",
+            None if bandwidth_gb_s is None else np.asarray(bandwidth_gb_s) * 1e9,
+            columns.bandwidth,
+        ),
+    ):
+        table[name] = own[core] if given is None else np.broadcast_to(given, core.shape)
+        if given is not None and not (np.isfinite(table[name]) & (table[name] > 0)).all():
+            unit = "clock_mhz" if name == "clock" else "bandwidth_gb_s"
+            raise InputError(f"{unit}: must be above 0 at every point")
+    for name, values in (
+        ("kv", [item.kv_bits or 0 for item in choices]),
+        ("group", [item.group or 0 for item in choices]),
+        ("buffer", [item.buffer_bytes for item in choices]),
+        ("output_bits", [item.output_bits or 0 for item in choices]),
+        ("scale_bits", [item.scale_bits for item in choices]),
+    ):
+        table[name] = np.array(values, dtype=np.int64)[choice]
+    parts = [_evaluate(table, work, choices, choice) for work in workloads]
     return ManyCosts(
         **{name: np.stack([part[name] for part in parts], axis=1) for name in parts[0]}
     )
@@ -111,63 +218,48 @@ def _single(choices: Choices, workloads: Sequence[Workload]) -> None:
         raise InputError("\n".join(dict.fromkeys(problems)))
 
 
-def _core_table(cores: Sequence[Core], choices: Choices) -> dict[str, np.ndarray]:
-    """Cores as columns; what depends on the weight width is ``(cores, widths)``, by width − 1."""
+def _width_tables(
+    columns: Cores, choices: Sequence[Choices], kind: np.ndarray, choice: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What depends on the weight width, ``(points, widths)``, by width − 1."""
     import numpy as np
 
-    deepest = max(16, max(core.max_weight_bits for core in cores))
-    names = (
-        *("m", "n", "k", "max_k_steps", "latency", "activation_bits", "max_weight_bits"),
-        *("min_weight_bits", "weight_passes", "activation_step_bits", "own_scales"),
-    )
-    rows = [tuple(getattr(core, name) for name in names) for core in cores]
-    table = dict(zip(names, np.array(rows, dtype=np.int64).T, strict=True))
-    # Cores of a sweep differ in few of their width tables: each distinct one is laid out once.
-    keys: dict[tuple[Any, ...], int] = {}
-    which = np.empty(len(cores), dtype=np.int64)
-    for index, core in enumerate(cores):
-        key = (
-            *(core.job_cycles, core.passes, core.step_bits, core.k),
-            *(core.zero_point, core.encoding, core.min_weight_bits),
-            *(core.latency, core.table_source, core.table_latency, core.weight_format),
-        )
-        which[index] = keys.setdefault(key, len(keys))
-    first: dict[int, Core] = {}
-    for core, number in zip(cores, which.tolist(), strict=True):
-        first.setdefault(number, core)
-    fields = ("latency", "job_start", "step_cycles", "passes", "step_bits", "zero_bits")
+    deepest = max(16, int(columns.plain["max_weight_bits"].max()))
+    # Of the choices, widths depend on where tables come from alone.
+    forms = list(dict.fromkeys(item.tables for item in choices))
+    form = np.array([forms.index(item.tables) for item in choices])[choice]
     widths = np.array(
         [
             [
                 [
-                    getattr(with_tables(core, core_ints(core, bits), choices), name)
+                    attrgetter(*_BY_WIDTH)(
+                        with_tables(item, core_ints(item, bits), Choices(tables=of))
+                    )
                     for bits in range(1, deepest + 1)
                 ]
-                for name in fields
+                for of in forms
             ]
-            for core in first.values()
+            for item in columns.kinds
         ],
         dtype=np.int64,
     )
-    for position, name in enumerate(fields):
-        table[f"{name}_at"] = widths[which, position]
-    table["covered_at"] = np.array(
+    covered = np.array(
         [
-            [attention_covered(core, bits) for bits in range(1, deepest + 1)]
-            for core in first.values()
+            [attention_covered(item, bits) for bits in range(1, deepest + 1)]
+            for item in columns.kinds
         ]
-    )[which]
-    table["clock"] = np.array([core.clock_mhz for core in cores]) * 1e6
-    table["bandwidth"] = np.array([core.bandwidth_gb_s for core in cores]) * 1e9
-    table["ternary"] = np.array([core.ternary for core in cores])
-    table["weight_format"] = np.array([core.weight_format for core in cores])
-    return table
+    )
+    found = {f"{name}_at": widths[kind, form, :, at] for at, name in enumerate(_BY_WIDTH)}
+    return {**found, "covered_at": covered[kind]}
 
 
 def _evaluate(
-    table: dict[str, np.ndarray], workload: Workload, choices: Choices
+    table: dict[str, np.ndarray],
+    workload: Workload,
+    choices: Sequence[Choices],
+    choice: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Totals of one workload, ``(cores,)``."""
+    """Totals of one workload, ``(points,)``."""
     import numpy as np
 
     # Experts of different rows are columns of their own; their sums are those of the operators.
@@ -188,11 +280,11 @@ def _evaluate(
     attentions = [item for item in workload.operators if isinstance(item, Attention)]
     widest = table["max_weight_bits"][:, None]
     most, least = table["max_weight_bits"], table["min_weight_bits"]
-    kv = np.where(table["ternary"], 8, np.where(least == most, most, np.minimum(8, most)))[:, None]
-    if choices.kv_bits is not None:
-        kv = np.full_like(kv, choices.kv_bits)
+    kv = np.where(table["ternary"], 8, np.where(least == most, most, np.minimum(8, most)))
+    kv = np.where(table["kv"] > 0, table["kv"], kv)[:, None]
 
-    chosen = np.array([[chosen_bits(item, choices) for item in linears]], dtype=np.int64)
+    asked = [[chosen_bits(item, one) for item in linears] for one in choices]
+    chosen = np.array(asked, dtype=np.int64)[choice]
     native = np.array([[item.ternary for item in linears]])
     codes = np.array([[item.storage.integer_bits if item.storage else 0 for item in linears]])
     kept = (codes > 0) & (chosen == 0)
@@ -229,13 +321,11 @@ def _evaluate(
         )
 
     system = System(
-        buffer=np.int64(choices.buffer_bytes),
-        output_bits=(
-            table["activation_bits"][:, None]
-            if choices.output_bits is None
-            else np.int64(choices.output_bits)
-        ),
-        scale_bits=np.int64(choices.scale_bits),
+        buffer=table["buffer"][:, None],
+        output_bits=np.where(
+            table["output_bits"] > 0, table["output_bits"], table["activation_bits"]
+        )[:, None],
+        scale_bits=table["scale_bits"][:, None],
     )
 
     def column(items: Sequence[Any], name: str) -> np.ndarray:
@@ -254,7 +344,8 @@ def _evaluate(
         cache_row = cache_row + heads * (cost.row_bits(kv_core, dims) + cache_scale)
     k = column(linears, "k")
     core_at = ints(bits)
-    group = np.minimum(choices.group, k) if choices.group else k
+    given = table["group"][:, None]
+    group = np.where(given > 0, np.minimum(given, k), k)
     own = np.array([[item.storage.group if item.storage else 0 for item in linears]])
     group = np.where(kept, np.minimum(np.where(own > 0, own, k), k), group)
     beside = np.array([[item.storage.group_bits if item.storage else 0 for item in linears]])

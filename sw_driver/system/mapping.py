@@ -13,17 +13,15 @@ from typing import Any
 
 from rtl_gen.errors import InputError
 from sw_driver import cost
-from sw_driver.mapping import (
-    TABLE_BITS,
+from sw_driver.choices import (
     Choices,
-    Mapping,
     attention_covered,
     check_choices,
     core_ints,
     kv_width,
-    map_workload,
     operator_bits,
 )
+from sw_driver.mapping import TABLE_BITS, Mapping, map_workload
 from sw_driver.system.schedule import (
     Blocking,
     Channel,
@@ -343,6 +341,10 @@ def _check(workload: Workload, system: System, choices: Choices) -> None:
     Raises:
         InputError: with every problem.
     """
+    if choices.kv is not None:
+        raise InputError("kv: must be a width of integers on a system: schemes need --core")
+    if choices.tables is not None:
+        raise InputError("tables: must not be given for a system: they need --core")
     for operator in workload.operators:
         if _candidates(operator, system, choices, workload):
             continue

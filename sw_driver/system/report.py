@@ -12,9 +12,10 @@ from rtl_gen.errors import InputError
 from sw_driver import report as lay
 from sw_driver.architecture import Architecture
 from sw_driver.checkpoint import load_model
-from sw_driver.map_report import workloads_of
-from sw_driver.mapping import Choices
+from sw_driver.choices import Choices
+from sw_driver.phases import workloads_of
 from sw_driver.report import Report, Table
+from sw_driver.routing import BALANCED, Routing, load_routing
 from sw_driver.system.mapping import SystemMapping, SystemOperator, map_on_system
 from sw_driver.system.search import EFFORT, GAP
 from sw_driver.system.spec import System, load_system
@@ -41,13 +42,20 @@ def map_model_on_system(
     choices: Choices | None = None,
     activation_bits: int | None = None,
     expanded: bool = False,
+    chunk: int | None = None,
+    piggyback: int = 0,
+    piggyback_context: int | None = None,
+    speculate: int | None = None,
+    accept: float | None = None,
+    routing: str | Routing = BALANCED,
     gap: float = GAP,
     effort: int | None = EFFORT,
 ) -> SystemReport:
     """A model's phases on a system.
 
     Args:
-        model, prefill, decode, context, batch, choices, expanded: as for
+        model, prefill, decode, context, batch, choices, expanded, chunk, piggyback,
+            piggyback_context, speculate, accept, routing: as for
             :func:`sw_driver.map_report.map_model`; the buffer is the system's.
         system: a system, the path of its file, or the name of a shipped one.
         activation_bits: width of activations, for cores whose jobs choose it.
@@ -65,12 +73,27 @@ def map_model_on_system(
         system = system if isinstance(system, System) else load_system(system, activation_bits)
     except InputError as error:
         problems.append(error)
+    try:
+        routing = load_routing(routing) if isinstance(routing, str) else routing
+    except InputError as error:
+        problems.append(error)
     if len(problems) == 1:
         raise problems[0]
-    if problems or not isinstance(system, System):
+    if problems or isinstance(routing, str) or not isinstance(system, System):
         raise InputError("\n".join(map(str, problems)))
     works = workloads_of(
-        arch, prefill=prefill, decode=decode, context=context, batch=batch, expanded=expanded
+        arch,
+        prefill=prefill,
+        decode=decode,
+        context=context,
+        batch=batch,
+        expanded=expanded,
+        chunk=chunk,
+        piggyback=piggyback,
+        piggyback_context=piggyback_context,
+        speculate=speculate,
+        accept=accept,
+        routing=routing,
     )
     return report_of(
         [map_on_system(work, system, choices, gap=gap, effort=effort) for work in works]
@@ -237,7 +260,7 @@ def _blocks(item: SystemOperator) -> str:
 def _table(mapping: SystemMapping) -> Table:
     clock, total = mapping.system.clock, mapping.cycles
     several = len(mapping.system.kinds) > 1
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for item in mapping.operators:
         rows.append(
             (

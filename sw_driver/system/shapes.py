@@ -13,17 +13,17 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from sw_driver import cost
-from sw_driver.core import Core
-from sw_driver.cost import CoreInts
-from sw_driver.mapping import (
+from sw_driver.choices import (
     Choices,
-    _cache_bits,
-    _group,
-    _scale_bits,
     core_ints,
+    group_of,
+    group_scale_bits,
     operator_bits,
     system_of,
 )
+from sw_driver.core import Core
+from sw_driver.cost import CoreInts
+from sw_driver.operator_cost import cache_bits
 from sw_driver.system.schedule import Blocking, Gemm, Sram, fits
 from sw_driver.workload import Attention, Linear, Operator
 
@@ -51,7 +51,11 @@ def gemms(
         on_chip: whether scores stay on chip; what the buffers allow if None.
     """
     if isinstance(operator, Linear):
-        return [Work(_linear(operator, core, choices), operator.runs)]
+        gemm = _linear(operator, core, choices)
+        return [
+            Work(gemm._replace(m=rows, instances=instances), times)
+            for rows, instances, times in rows_of(operator)
+        ]
     stay = scores_stay(operator, core, choices, sram) if on_chip is None else on_chip
     unit = core.n if operator.kind == "scores" else core.k
     return [
@@ -79,13 +83,30 @@ def _sizes(core: Core, ints: CoreInts) -> dict[str, Any]:
     }
 
 
+def rows_of(operator: Linear) -> list[tuple[int, int, int]]:
+    """``(rows, instances, times)`` of the GEMMs of a linear layer.
+
+    Experts of different rows are runs of their own, expected numbers of them rounded.
+    """
+    if operator.ragged:
+        found = [(rows, 1, round(count)) for rows, count in operator.ragged]
+        return [item for item in found if item[2]]
+    if operator.rising is None:
+        return [(operator.m, operator.instances, operator.runs)]
+    rising, total = operator.rising, {}
+    for step in range(rising.steps):
+        rows = operator.m + rising.each * rising.line.at(step)
+        total[rows] = total.get(rows, 0) + operator.runs // rising.steps
+    return [(rows, operator.instances, times) for rows, times in total.items()]
+
+
 def _linear(operator: Linear, core: Core, choices: Choices) -> Gemm:
     ints = core_ints(core, operator_bits(operator, core, choices))
     system = system_of(core, choices)
-    group = operator.k if core.own_scales else _group(operator, core, choices, operator.k)
+    group = operator.k if core.own_scales else group_of(operator, choices, operator.k)
     grouped = group < operator.k
-    scale = int(_scale_bits(operator, choices, ints, system))
-    cached = _cache_bits(operator.written, core, choices)
+    scale = int(group_scale_bits(operator, choices, ints, system))
+    cached = cache_bits(operator.written, core, choices)
     return Gemm(
         m=operator.m,
         n=operator.n,
@@ -160,27 +181,50 @@ def spans(operator: Attention, tile: int, unit: int) -> Iterator[tuple[int, int,
     Rows of one instance in one layer; ``times`` of them one after another. Tiles are of ``tile``
     rows, and a tile sees what any of its rows does, as :func:`sw_driver.cost.spans` has it.
     """
-    tokens, past, group, steps = operator.tokens, operator.past, operator.group, operator.steps
+    tokens, past, steps = operator.tokens, operator.past, operator.steps
+    if not operator.causal:
+        yield operator.rows, -(-(past + tokens) // unit) * unit, steps
+    elif tokens == 1 and operator.line == cost.Line(1):
+        yield from _growing(operator, unit)
+    else:
+        for step in range(steps):
+            before = past + operator.line.at(step)
+            if not operator.serial:
+                yield from _strips(operator, tile, unit, before)
+                continue
+            for token in range(tokens):
+                seen = min(before + token + 1, operator.window or cost.NO_WINDOW)
+                yield operator.rows, -(-seen // unit) * unit, 1
+
+
+def _growing(operator: Attention, unit: int) -> Iterator[tuple[int, int, int]]:
+    """:func:`spans` of steps of one token, each after one more."""
+    past, group, steps = operator.past, operator.group, operator.steps
     window = operator.window or cost.NO_WINDOW
 
     def whole(length: int) -> int:
         return -(-length // unit) * unit
 
-    if not operator.causal:
-        yield operator.rows, whole(past + tokens), steps
-        return
-    if tokens == 1:
-        seen = past + 1
-        left = steps
-        while left:
-            if seen >= window:
-                yield group, whole(window), left
-                return
-            # The steps up to the end of this tile, or of the window.
-            alike = min(left, min(whole(seen), window - 1) - seen + 1)
-            yield group, whole(seen), alike
-            seen, left = seen + alike, left - alike
-        return
+    seen = past + 1
+    left = steps
+    while left:
+        if seen >= window:
+            yield group, whole(window), left
+            return
+        # The steps up to the end of this tile, or of the window.
+        alike = min(left, min(whole(seen), window - 1) - seen + 1)
+        yield group, whole(seen), alike
+        seen, left = seen + alike, left - alike
+
+
+def _strips(operator: Attention, tile: int, unit: int, past: int) -> Iterator[tuple[int, int, int]]:
+    """:func:`spans` of one step of several tokens after ``past``."""
+    tokens, group = operator.tokens, operator.group
+    window = operator.window or cost.NO_WINDOW
+
+    def whole(length: int) -> int:
+        return -(-length // unit) * unit
+
     tiles = -(-tokens * group // tile)
     full = tiles - 1
     first = max(0, min(-(-group * (window - past) // tile), full))

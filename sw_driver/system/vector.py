@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hw.blocks.vector_unit import timing
 from hw.blocks.vector_unit.spec import JOB_ROWS_BITS, SLOTS, Function
 from rtl_gen.errors import InputError
-from sw_driver.system.shapes import spans
+from sw_driver.system.shapes import rows_of, spans
 from sw_driver.system.spec import System
 from sw_driver.workload import Attention, Linear, Workload
 
@@ -107,10 +107,12 @@ def _runs(workload: Workload) -> dict[str, tuple[Function | None, list[tuple[int
     scores = [
         item for item in workload.operators if isinstance(item, Attention) and item.kind == "scores"
     ]
-    # Steps of the phase, and rows of each: what attention says of them.
-    steps = scores[0].steps if scores else 1
-    rows = workload.batch * workload.tokens // steps
+    # Runs through a layer, and rows of each, rounded up where they are not all alike: every token
+    # is added twice in every layer.
+    steps = max((item.runs // item.layers for item in scores), default=1)
     layers = arch.layers
+    added = sum(item.elements for item in workload.vector if item.name == "residual")
+    rows = -(-added // (2 * layers * arch.hidden * steps))
     norms = []
     for name, size in arch.norms:
         heads = {"q_norm": arch.heads, "k_norm": arch.kv_heads}.get(name, 1)
@@ -125,9 +127,10 @@ def _runs(workload: Workload) -> dict[str, tuple[Function | None, list[tuple[int
         for seen, tokens, times in spans(item, item.group, 1)
     ]
     activation = [
-        (item.m * item.instances, item.n, item.runs)
+        (count * instances, item.n, times)
         for item in linears
         if item.role in ("up", "expert up", "shared up")
+        for count, instances, times in rows_of(item)
     ]
     return {
         "norm": ("layer_norm" if arch.norm_bias else "rms_norm", norms),

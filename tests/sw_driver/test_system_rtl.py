@@ -16,8 +16,8 @@ from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.checkpoint import load_model
+from sw_driver.choices import Choices, core_ints
 from sw_driver.core import core_of
-from sw_driver.mapping import Choices, core_ints
 from sw_driver.system import check
 from sw_driver.system.check import Replay, check_mapping
 from sw_driver.system.mapping import map_on_system

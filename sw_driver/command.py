@@ -236,11 +236,11 @@ def map_model(
     else:
         from sw_driver.system.report import map_model_on_system
 
-        own = {"--buffer-kib": buffer_kib, "--synth-report": synth_report}
+        own: dict[str, object] = {"--buffer-kib": buffer_kib, "--synth-report": synth_report}
         for option, value in own.items():
             if value is not None:
                 raise InputError(f"{option}: must not be given with --system, whose file says it")
-        others = {
+        others: dict[str, object] = {
             "--power-report": power_report,
             "--dram-pj-per-bit": dram_pj_per_bit,
             "--draft": draft,

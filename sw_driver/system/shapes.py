@@ -93,7 +93,8 @@ def rows_of(operator: Linear) -> list[tuple[int, int, int]]:
         return [item for item in found if item[2]]
     if operator.rising is None:
         return [(operator.m, operator.instances, operator.runs)]
-    rising, total = operator.rising, {}
+    rising = operator.rising
+    total: dict[int, int] = {}
     for step in range(rising.steps):
         rows = operator.m + rising.each * rising.line.at(step)
         total[rows] = total.get(rows, 0) + operator.runs // rising.steps

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 from rtl_gen.errors import InputError
 from sw_driver import cost
 from sw_driver.architecture import Architecture
+from sw_driver.cache_format import parse_cache
 from sw_driver.checkpoint import load_model
 from sw_driver.choices import Choices
 from sw_driver.command import map_model as map_command
@@ -45,6 +48,7 @@ from sw_driver.workload import (
     Linear,
     decode_workload,
     prefill_workload,
+    verify_workload,
 )
 
 # Random cases ------------------------------------------------------------------------------------
@@ -375,20 +379,34 @@ def test_spans_are_those_of_the_formula() -> None:
         rng = random.Random(seed)
         decode = rng.random() < 0.4
         item = Attention(
-            name="scores", kind="scores", layers=1, instances=1, group=rng.randint(1, 5),
-            head_dim=8, tokens=1 if decode else rng.randint(2, 60), past=rng.choice([0, 3, 41]),
+            name="scores",
+            kind="scores",
+            layers=1,
+            instances=1,
+            group=rng.randint(1, 5),
+            head_dim=8,
+            tokens=1 if decode else rng.randint(2, 60),
+            past=rng.choice([0, 3, 41]),
             steps=rng.randint(1, 80) if decode else 1,
-            window=rng.choice([None, None, 1, 5, 16, 33]), causal=rng.random() < 0.8,
-        )  # fmt: skip
+            window=rng.choice([None, None, 1, 5, 16, 33]),
+            causal=rng.random() < 0.8,
+        )
+        if item.causal and rng.random() < 0.5:
+            # Chunks, or tokens of which some are rejected, all at once or one after another.
+            more = {"tokens": rng.randint(1, 9), "steps": rng.randint(1, 12)}
+            rise = rng.choice([None, cost.Line(1), cost.Line(7, 3)])
+            item = replace(item, **more, rise=rise, serial=rng.random() < 0.5)  # fmt: skip
         tile, unit = rng.randint(1, 7), rng.randint(1, 9)
         found = list(spans(item, tile, unit))
         units = sum(-(-rows // tile) * (seen // unit) * times for rows, seen, times in found)
         wanted = cost.spans(
             tile, unit, group=item.group, tokens=item.tokens, past=item.past, steps=item.steps,
-            window=item.window or cost.NO_WINDOW, causal=item.causal,
+            window=item.window or cost.NO_WINDOW, causal=item.causal, rise=item.rise,
+            serial=item.serial,
         )  # fmt: skip
         assert units == wanted, (seed, item, tile, unit)
-        assert sum(rows * times for rows, _, times in found) == item.rows * item.steps
+        each = item.steps * (item.tokens if item.serial else 1)
+        assert sum(rows * times for rows, _, times in found) == item.rows * each
         assert all(seen % unit == 0 for _, seen, _ in found)
 
 
@@ -420,6 +438,38 @@ def test_cores_work_as_long_as_the_plain_mapping_says(name: str) -> None:
             if isinstance(operator, Linear) and operator.m == 1:
                 # With one row of tiles every operand is read once, and as many bytes.
                 assert mine.weight_bytes == other.weight_bytes
+
+
+def test_chunks_riders_drafts_and_experts_are_work_as_any() -> None:
+    system = one_core(sram={"shared_kib": 4096})
+    core = system.kinds[0].core
+    llama, mixtral = load_model("llama-3.2-1b"), load_model("mixtral-8x7b")
+    works = [
+        prefill_workload(llama, 100, chunk=32),
+        prefill_workload(llama, 64, chunk=32, riders=2, rider_context=50),
+        verify_workload(llama, 9, drafted=3, accept=0.7, context=40),
+        prefill_workload(mixtral, 5),
+    ]
+    for work in works:
+        plain = map_workload(work, core, Choices())
+        found = map_on_system(work, system, effort=0)
+        for operator, mine, other in zip(
+            work.operators, found.operators, plain.operators, strict=False
+        ):
+            where = work.phase, mine.name
+            assert mine.busy == other.cycles - operator.runs * core.latency, where
+            assert mine.macs == other.macs, where
+        assert found.cycles > plain.cycles
+
+
+@pytest.mark.parametrize("change", [{"kv": "kivi:2"}, {"tables": "unit"}])
+def test_what_no_schedule_is_made_for_is_refused(change: dict[str, Any]) -> None:
+    if "kv" in change:
+        _, scheme = parse_cache(change["kv"])
+        change = {"kv": scheme}
+    work = decode_workload(load_model("gpt2"), 1, context=4)
+    with pytest.raises(InputError, match=r"(kv|tables): must .* --core"):
+        map_on_system(work, one_core(), Choices(**change), effort=0)
 
 
 def one_core(**changes: object) -> System:

@@ -8,6 +8,7 @@ are checked together with the types, and every broken rule is reported at once.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import typing
 from collections.abc import Iterable, Iterator
@@ -70,7 +71,8 @@ class BlockSpec(Part):
         for item in error.errors(include_url=False):
             path = _field_path(cls, item["loc"])
             missing = item["type"] == "missing"
-            bad.add(path)
+            # An entry of a list that is wrong leaves the list out of the rules between fields.
+            bad.add(tuple(itertools.takewhile(lambda step: isinstance(step, str), path)))
             value = None if missing else item["input"]
             problems.append(Problem(path, rule_text(item), value))
         problems += cls._between(_without(data, bad), bad)

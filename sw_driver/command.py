@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from sw_driver.report import Report
 
 
 def _widths(
@@ -37,9 +41,14 @@ def _widths(
     "--core",
     "core_file",
     metavar="SPEC.yaml",
-    required=True,
     type=click.Path(path_type=Path),
     help="Specification of the core.",
+)
+@click.option(
+    "--system",
+    metavar="SYSTEM.yaml",
+    help="A system instead of one core: a file, or the name of a shipped one (edge_lut, "
+    "server_lut). Blocks are scheduled on its cores, buffers and DRAM channel.",
 )
 @click.option("--prefill", metavar="N", type=int, help="Tokens of a prompt, all at once.")
 @click.option("--decode", metavar="N", type=int, help="Tokens generated one by one.")
@@ -113,9 +122,7 @@ def _widths(
     "--buffer-kib",
     metavar="KIB",
     type=click.IntRange(0, 1 << 30),
-    default=2048,
-    show_default=True,
-    help="On-chip operand buffer beside the core.",
+    help="On-chip operand buffer beside the core; 2048 by default.",
 )
 @click.option(
     "--synth-report",
@@ -144,7 +151,8 @@ def _widths(
 @console.json_option
 def map_model(
     model: str,
-    core_file: Path,
+    core_file: Path | None,
+    system: str | None,
     prefill: int | None,
     decode: int | None,
     context: int | None,
@@ -163,24 +171,26 @@ def map_model(
     tables: str | None,
     expanded: bool,
     group: int | None,
-    buffer_kib: int,
+    buffer_kib: int | None,
     synth_report: Path | None,
     power_report: Path | None,
     dram_pj_per_bit: float | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Map a model onto a core: cycles, bytes, time, tokens/s.
+    """Map a model onto a core or a system: cycles, bytes, time, tokens/s.
 
     MODEL is a checkpoint (a Hugging Face folder with its safetensors files, or a GGUF file),
     whose weights are mapped as they are stored, a config.json, or the name of a shipped one
     (llama-2-7b, bitnet-b1.58-3b, gpt2, ...; any other name lists them).
     """
     from sw_driver.cache_format import parse_cache
+    from sw_driver.choices import BUFFER_BYTES, Choices
     from sw_driver.map_report import map_model as mapped
-    from sw_driver.mapping import Choices
     from sw_driver.report import check_picture
 
+    if (core_file is None) == (system is None):
+        raise InputError("map: must have one of --core and --system")
     if picture is not None:
         check_picture(picture)
     every, exceptions = weight_bits
@@ -189,35 +199,56 @@ def map_model(
         if kv_bits is not None:
             raise InputError("kv_bits: must not be given beside kv")
         kv_bits, scheme = parse_cache(kv)
-    report = mapped(
-        model,
-        core_file,
-        prefill=prefill,
-        decode=decode,
-        context=context,
-        batch=batch,
-        choices=Choices(
+    phases: dict[str, Any] = {
+        "prefill": prefill,
+        "decode": decode,
+        "context": context,
+        "batch": batch,
+        "choices": Choices(
             weight_bits=every,
             operator_bits=exceptions,
             kv_bits=kv_bits,
             group=group,
-            buffer_bytes=buffer_kib * 1024,
+            buffer_bytes=BUFFER_BYTES if buffer_kib is None else buffer_kib * 1024,
             kv=scheme,
             tables=tables,  # type: ignore[arg-type]
         ),
-        activation_bits=activation_bits,
-        synth_report=synth_report,
-        power_report=power_report,
-        dram_pj_per_bit=dram_pj_per_bit,
-        expanded=expanded,
-        chunk=chunk,
-        piggyback=piggyback,
-        piggyback_context=piggyback_context,
-        speculate=speculate,
-        accept=accept,
-        draft=draft,
-        routing=routing,
-    )
+        "activation_bits": activation_bits,
+        "expanded": expanded,
+        "chunk": chunk,
+        "piggyback": piggyback,
+        "piggyback_context": piggyback_context,
+        "speculate": speculate,
+        "accept": accept,
+        "routing": routing,
+    }
+    report: Report
+    if core_file is not None:
+        report = mapped(
+            model,
+            core_file,
+            synth_report=synth_report,
+            power_report=power_report,
+            dram_pj_per_bit=dram_pj_per_bit,
+            draft=draft,
+            **phases,
+        )
+    else:
+        from sw_driver.system.report import map_model_on_system
+
+        own: dict[str, object] = {"--buffer-kib": buffer_kib, "--synth-report": synth_report}
+        for option, value in own.items():
+            if value is not None:
+                raise InputError(f"{option}: must not be given with --system, whose file says it")
+        others: dict[str, object] = {
+            "--power-report": power_report,
+            "--dram-pj-per-bit": dram_pj_per_bit,
+            "--draft": draft,
+        }
+        for option, value in others.items():
+            if value is not None:
+                raise InputError(f"{option}: must come with --core, a system has no figures of it")
+        report = map_model_on_system(model, str(system), **phases)
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))

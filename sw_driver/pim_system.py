@@ -199,8 +199,12 @@ class PimSystem(BlockSpec):
 
 
 def shipped_systems() -> tuple[str, ...]:
-    """Names of the systems that come with this package."""
-    return tuple(sorted(file.stem for file in SYSTEMS.glob("*.yaml")))
+    """Names of the systems of this kind that come with this package."""
+    found = sorted(SYSTEMS.glob("*.yaml"))
+    kind = "block: pim_system"
+    return tuple(
+        file.stem for file in found if kind in file.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def load_system(system: str | Path) -> PimSystem:

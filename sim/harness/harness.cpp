@@ -60,6 +60,7 @@ struct StreamRequest {
     uint64_t beats;            // offered, or expected
     const uint8_t* stall;      // cyclic pattern, 1 holds back, or null
     uint64_t stall_length;
+    const uint64_t* not_before; // inputs: first cycle in which each beat may be offered, or null
     uint64_t* cycles;          // cycle of every transfer, or null
     uint64_t done;             // result: beats transferred
     uint64_t observed;         // outputs: taken always, beats is the room for what may come
@@ -162,6 +163,7 @@ struct Harness {
     }
 
     void run(Request& request) {
+        Verilated::threadContextp(&context);
         const size_t count = ports.size();
         StreamRequest* const streams = request.streams;
         std::vector<char> waiting(count, 0);
@@ -209,7 +211,8 @@ struct Harness {
                 if (!port.input) {
                     *port.ready = free || missing == 0 || stream.observed;
                 } else if (!waiting[i]) {
-                    if (free && stream.done < stream.beats) {
+                    if (free && stream.done < stream.beats
+                        && (!stream.not_before || stream.not_before[stream.done] <= cycle)) {
                         const uint64_t row = stream.index ? stream.index[stream.done] : stream.done;
                         std::memcpy(port.payload, stream.data + row * port.nbytes, port.nbytes);
                         *port.valid = 1;
@@ -297,7 +300,10 @@ __attribute__((visibility("default"))) void* rtlgen_open(uint64_t seed) {
 }
 
 __attribute__((visibility("default"))) void rtlgen_close(void* handle) {
-    delete static_cast<Harness*>(handle);
+    Harness* harness = static_cast<Harness*>(handle);
+    // The context that the thread knows may be that of another model, gone by now.
+    if (harness) Verilated::threadContextp(&harness->context);
+    delete harness;
 }
 
 __attribute__((visibility("default"))) void rtlgen_run(void* handle, Request* request) {

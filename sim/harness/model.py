@@ -43,6 +43,7 @@ class _StreamRequest(ctypes.Structure):
         ("beats", ctypes.c_uint64),
         ("stall", ctypes.c_void_p),
         ("stall_length", ctypes.c_uint64),
+        ("not_before", ctypes.c_void_p),
         ("cycles", ctypes.c_void_p),
         ("done", ctypes.c_uint64),
         ("observed", ctypes.c_uint64),
@@ -145,6 +146,7 @@ class Model:
         expect: Mapping[str, int],
         *,
         stalls: Stalls | None = None,
+        not_before: Mapping[str, np.ndarray] | None = None,
         seed: int = 0,
         max_cycles: int | None = None,
         idle_limit: int = 20_000,
@@ -160,6 +162,9 @@ class Model:
                 is not named offers nothing.
             expect: beats that must come, by output stream; 0 where not named.
             stalls: who holds back when; None never.
+            not_before: per input stream the first cycle after reset in which each beat may be
+                offered, ``(beats,)``; a beat waits for those before it as well. A stream that is
+                not named offers its beats from cycle 0 on.
             seed: of the stall patterns.
             max_cycles: stop there (status ``STOPPED``); None for no bound but ``idle_limit``.
             idle_limit: cycles without any transfer after which the block counts as hung.
@@ -175,10 +180,14 @@ class Model:
         """
         before = None
         if reset_at is not None:
-            before = self._run(inputs, expect, stalls, seed, reset_at, idle_limit, reset, 0, None)
+            before = self._run(
+                inputs, expect, stalls, not_before, seed, reset_at, idle_limit, reset, 0, None
+            )
             reset = True
         limit = _NEVER if max_cycles is None else max_cycles
-        run = self._run(inputs, expect, stalls, seed, limit, idle_limit, reset, drain, before)
+        run = self._run(
+            inputs, expect, stalls, not_before, seed, limit, idle_limit, reset, drain, before
+        )
         if check and run.failure is not None:
             raise RunError(run)
         return run
@@ -188,6 +197,7 @@ class Model:
         inputs: Mapping[str, Mapping[str, Any] | np.ndarray | Packed],
         expect: Mapping[str, int],
         stalls: Stalls | None,
+        not_before: Mapping[str, np.ndarray] | None,
         seed: int,
         stop_at: int,
         idle_limit: int,
@@ -203,9 +213,14 @@ class Model:
         for name in expect:
             if known.get(name) != "out":
                 raise ValueError(f"expect: {name!r} is not an output of {self.spec.name}")
+        moments = not_before or {}
+        for name in moments:
+            if known.get(name) != "in":
+                raise ValueError(f"not_before: {name!r} is not an input of {self.spec.name}")
         patterns = stalls.patterns(names, seed) if stalls is not None else {}
         requests = (_StreamRequest * len(self.streams))()
         alive: list[Any] = []  # arrays that the call reads, until it ends
+        earliest: list[np.ndarray] = []
         buffers: dict[str, np.ndarray] = {}
         cycles: dict[str, np.ndarray] = {}
         taken: dict[str, np.ndarray] = {}
@@ -223,6 +238,14 @@ class Model:
                         raise ValueError(f"{item.name}: index out of range")
                     alive.append(index)
                     request.index = index.ctypes.data
+                if item.name in moments:
+                    cycle = np.ascontiguousarray(moments[item.name], dtype=np.uint64)
+                    if cycle.shape != (packed.beats,):
+                        raise ValueError(
+                            f"not_before: {item.name} must be ({packed.beats},), got {cycle.shape}"
+                        )
+                    earliest.append(cycle)
+                    request.not_before = cycle.ctypes.data
             else:
                 count = ROOM if item.name in self.observed else int(expect.get(item.name, 0))
                 request.observed = item.name in self.observed
@@ -236,6 +259,8 @@ class Model:
                 alive.append(bits)
                 request.stall, request.stall_length = bits.ctypes.data, len(bits)
         longest = max((len(bits) for bits in patterns.values()), default=0)
+        # Waiting for the moment of a beat is not hanging.
+        longest += max((int(one.max()) for one in earliest if len(one)), default=0)
         call = _Request(
             streams=requests,
             reset=int(reset),

@@ -220,3 +220,15 @@ def test_repeated_modules_are_shared_and_small_ones_are_not() -> None:
         'public_flat_rw -module "column" -var "w"',
     ]
     assert repeated_modules(small) == ""
+
+
+def test_models_of_one_library_do_not_need_one_another(spec: MacCoreSpec, text: str) -> None:
+    """The one that is made last may go first."""
+    stim = works_of(spec, 3)
+    first = load(spec, text, effort=RUN_SHORT)
+    with load(spec, text, effort=RUN_SHORT) as second:
+        assert second.library == first.library
+        second.run(stim.inputs, stim.expect)
+    run = first.run(stim.inputs, stim.expect)
+    assert np.array_equal(run.outputs["o"]["o"], stim.expected["o"]["o"])
+    first.close()

@@ -1,0 +1,762 @@
+"""A GEMM's schedule on buffers and one channel, the search for the best, and systems as files."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rtl_gen.errors import InputError
+from sw_driver import cost
+from sw_driver.architecture import Architecture
+from sw_driver.cache_format import parse_cache
+from sw_driver.checkpoint import load_model
+from sw_driver.choices import Choices
+from sw_driver.command import map_model as map_command
+from sw_driver.core import load_core
+from sw_driver.mapping import map_workload
+from sw_driver.phases import workloads_of
+from sw_driver.system.mapping import SystemMapping, map_on_system
+from sw_driver.system.report import intensity, map_model_on_system, ridge
+from sw_driver.system.schedule import (
+    ORDERS,
+    Blocking,
+    Channel,
+    Gemm,
+    Sram,
+    buffer_bytes,
+    compute_cycles,
+    extents,
+    fits,
+    makespan,
+    traffic,
+)
+from sw_driver.system.search import Bounds, _Box, roofline, search
+from sw_driver.system.shapes import merged, spans
+from sw_driver.system.spec import SYSTEMS, System, SystemSpec, load_system, resolve, shipped_systems
+from sw_driver.system.timeline import Block, blocks, timeline
+from sw_driver.system.vector import unit_cycles
+from sw_driver.workload import (
+    Attention,
+    Linear,
+    decode_workload,
+    prefill_workload,
+    verify_workload,
+)
+
+# Random cases ------------------------------------------------------------------------------------
+
+
+def random_gemm(rng: random.Random, m: int = 14, n: int = 30, k: int = 40) -> Gemm:
+    step = rng.choice([2, 4])
+    grouped = rng.random() < 0.3
+    found = Gemm(
+        m=rng.randint(1, m),
+        n=rng.randint(1, n),
+        k=rng.randint(1, k),
+        instances=rng.choice([1, 1, 2, 3, 7]),
+        tile_m=rng.choice([1, 2, 3]),
+        tile_n=rng.choice([1, 4, 5]),
+        unit=rng.choice([step, 3, 2 * step + 1, 2 * step]) if grouped else step,
+        step=step,
+        max_steps=rng.randint(1, 6),
+        start=rng.choice([0, 0, 3]),
+        step_cycles=rng.randint(1, 4),
+        latency=rng.randint(2, 9),
+        grouped=grouped,
+        a_bits=rng.choice([8, 8, 4, 0]),
+        w_bits=rng.choice([4, 2, 0]),
+        a_step_bits=step * 9,
+        w_step_bits=step * 5,
+        group_bits=rng.choice([0, 16]) if grouped else 0,
+        wide_bits=rng.choice([24, 32]),
+        out_num=rng.choice([8, 16, 33]),
+        out_den=rng.choice([1, 4]),
+        row_bits=rng.choice([0, 16]),
+        column_bits=rng.choice([0, 16]),
+    )
+    kept = rng.random()
+    if kept < 0.1:
+        return found._replace(keep_a=True)
+    return found._replace(keep_o=16, out_num=0) if kept < 0.2 else found
+
+
+def random_cut(rng: random.Random, gemm: Gemm) -> Blocking:
+    a, w, o = (rng.choice([1, 2]) for _ in range(3))
+    pm, pn, pi = rng.choice([1, 1, 2]), rng.choice([1, 1, 3]), rng.choice([1, 1, 2])
+    cut = Blocking(rng.choice(ORDERS), 1, 1, 1, a, w, o, pm, pn, pi)
+    _, m, n, k = extents(gemm, cut)
+    return cut._replace(bm=rng.randint(1, m), bn=rng.randint(1, n), bk=rng.randint(1, k))
+
+
+def random_channel(rng: random.Random) -> Channel:
+    return Channel(
+        rng.choice([1, 4, 8, 64]),
+        rng.choice([1, 1, 3, 8]),
+        rng.choice([1, 2, 5]),
+        rng.choice([0, 1, 7, 40]),
+    )
+
+
+# The recurrence ----------------------------------------------------------------------------------
+
+
+def test_skipping_is_walking_through_every_stage() -> None:
+    for seed in range(1500):
+        rng = random.Random(seed)
+        gemm, channel = random_gemm(rng), random_channel(rng)
+        cut = random_cut(rng, gemm)
+        line = timeline(gemm, cut, channel)
+        where = (seed, gemm, cut, channel)
+        assert makespan(gemm, cut, channel) == line.cycles, where
+        held = traffic(gemm, cut, channel).channel
+        assert held == sum(item.end - item.start for item in line.transfers), where
+        assert compute_cycles(gemm, cut) == sum(item.end - item.begin for item in line.stages), (
+            where
+        )
+
+
+def _ordinals(every: list[Block], part: str) -> list[int]:
+    """Which block of an operand a stage uses, counted as they come."""
+    keys = [
+        {
+            "a": (item.instances, item.rows, item.units),
+            "w": (item.instances, item.columns, item.units),
+            "o": (item.instances, item.rows, item.columns),
+        }[part]
+        for item in every
+    ]
+    found = [0]
+    for before, after in pairwise(keys):
+        found.append(found[-1] + (before != after))
+    return found
+
+
+def stepped(gemm: Gemm, cut: Blocking, channel: Channel) -> int:
+    """The cycles by a machine that goes cycle by cycle: buffers, a channel, cores."""
+    every = list(blocks(gemm, cut))
+    use = {part: _ordinals(every, part) for part in "awo"}
+    depth = {"a": cut.a_buffers, "w": cut.w_buffers, "o": cut.o_buffers}
+    last_use = {part: {block: i for i, block in enumerate(use[part])} for part in "awo"}
+    ended: dict[int, int] = {}  # stages
+    loaded: dict[tuple[str, int], int] = {}
+    stored: dict[int, int] = {}
+
+    def bits(part: str, i: int) -> int:
+        item = every[i]
+        count = item.instances[1] - item.instances[0]
+        rows, columns = (hi - lo for lo, hi in (item.rows, item.columns))
+        units = item.units[0], item.units[1] - item.units[0]
+        if part == "a":
+            return 0 if gemm.keep_a else count * gemm.a_size(rows, *units)
+        if part == "w":
+            return count * gemm.w_size(columns, *units)
+        sums = count * rows * columns * gemm.wide_bits
+        if part == "o":
+            return (sums if units[0] else 0) + count * gemm.beside(rows, columns)
+        done = item.units[1] == gemm.units
+        return count * gemm.written(rows, columns) if done else sums
+
+    queue: list[tuple[str, int, int]] = []  # what, of which block, cycles
+    for i in range(len(every)):
+        for part in sorted("wa", key=lambda part: -depth[part]):
+            if i == 0 or use[part][i] != use[part][i - 1]:
+                queue.append((part, use[part][i], channel.cycles(bits(part, i))))
+        if i == 0 or use["o"][i] != use["o"][i - 1]:
+            load = ("o", use["o"][i], channel.cycles(bits("o", i)))
+            store = ("s", use["o"][i] - 1, channel.cycles(bits("s", i - 1))) if i else ("s", -1, 0)
+            queue += [load, store] if cut.o_buffers == 2 else [store, load]
+    queue.append(("s", use["o"][-1], channel.cycles(bits("s", len(every) - 1))))
+    none = {(part, block) for part, block, size in queue if not size}
+
+    def over(part: str, block: int, now: int) -> bool:
+        """Whether the cores are done with a block; of results, whether they are out."""
+        stage = last_use[part][block]
+        behind = gemm.latency if part == "o" else 0
+        return stage in ended and ended[stage] + behind <= now
+
+    def place(block: int, now: int) -> bool:
+        """Whether the buffer of a block of results is free."""
+        before = block - depth["o"]
+        return before < 0 or ("s", before) in none or stored.get(before, now + 1) <= now
+
+    def may_start(what: str, block: int, now: int) -> bool:
+        if what == "s":
+            return over("o", block, now)
+        if what == "o":
+            alone = depth["o"] == 1 and block > 0
+            return place(block, now) and (not alone or over("o", block - 1, now))
+        before = block - depth[what]
+        return before < 0 or over(what, before, now)
+
+    def there(part: str, block: int, now: int) -> bool:
+        if (part, block) in none:
+            return True
+        return loaded.get((part, block), now + 1) + channel.latency <= now
+
+    now = free = stage = 0
+    core_free = 0
+    while queue or stage < len(every):
+        while queue and free <= now:
+            what, block, size = queue[0]
+            if size and not may_start(what, block, now):
+                break
+            queue.pop(0)
+            if size:
+                free = now + size
+                if what == "s":
+                    stored[block] = free
+                else:
+                    loaded[what, block] = free
+        if stage < len(every) and core_free <= now:
+            have = all(there(part, use[part][stage], now) for part in "awo")
+            if have and place(use["o"][stage], now):
+                core_free = ended[stage] = now + every[stage].cycles
+                stage += 1
+                if core_free == now:
+                    continue
+        now += 1
+    return max(free, core_free + gemm.latency)
+
+
+def test_the_recurrence_is_what_a_machine_does_cycle_by_cycle() -> None:
+    for seed in range(400):
+        rng = random.Random(10_000 + seed)
+        gemm, channel = random_gemm(rng, 7, 12, 14), random_channel(rng)
+        cut = random_cut(rng, gemm)
+        assert makespan(gemm, cut, channel) == stepped(gemm, cut, channel), (gemm, cut, channel)
+
+
+def plain_gemm(m: int, n: int, k: int) -> Gemm:
+    """INT8 × INT8 on a core of 2 × 4 outputs and 4 elements a step; nothing beside operands."""
+    return Gemm(
+        m=m, n=n, k=k, instances=1, tile_m=2, tile_n=4, unit=4, step=4, max_steps=100, start=0,
+        step_cycles=1, latency=3, grouped=False, a_bits=8, w_bits=8, a_step_bits=32, w_step_bits=32,
+        group_bits=0, wide_bits=32, out_num=8, out_den=1, row_bits=0, column_bits=0,
+    )  # fmt: skip
+
+
+def test_a_schedule_by_hand() -> None:
+    """Two blocks of columns, a byte a cycle, ten cycles of latency."""
+    gemm, channel = plain_gemm(2, 8, 8), Channel(1, 1, 1, 10)
+    cut = Blocking("mnk", 1, 1, 2)
+    line = timeline(gemm, cut, channel)
+    # W of 32 bytes and A of 16 in cycles 0 to 47, there in 58; the second W in 48 to 79.
+    assert [(item.kind, item.start, item.end) for item in line.transfers] == [
+        ("w", 0, 32), ("a", 32, 48), ("w", 48, 80), ("store", 80, 88), ("store", 95, 103)
+    ]  # fmt: skip
+    assert [(item.ready, item.begin, item.end, item.done) for item in line.stages] == [
+        (58, 58, 60, 63), (90, 90, 92, 95)
+    ]  # fmt: skip
+    assert makespan(gemm, cut, channel) == 103
+    # One buffer for W: its second block waits for the end of the first stage.
+    alone = cut._replace(w_buffers=1)
+    assert timeline(gemm, alone, channel).transfers[2].start == 60
+    assert makespan(gemm, alone, channel) == 60 + 32 + 10 + 2 + 3 + 8
+    # Blocked along K from outside, sums go out and come back at 32 bits.
+    moved = traffic(gemm, Blocking("knm", 1, 1, 1), channel)
+    assert (moved.partial, moved.a, moved.w, moved.out) == (2 * 16 * 32, 128, 512, 128)
+
+
+def test_a_70b_layer_takes_as_long_as_its_stages_say() -> None:
+    """Millions of cycles in some dozen stages: against the walk, once."""
+    gemm = plain_gemm(512, 2048, 4096)._replace(tile_n=64, unit=16, step=16)
+    cut = Blocking("nmk", 16, 1, 4)
+    channel = Channel(64, 5, 2, 50)
+    assert makespan(gemm, cut, channel) == timeline(gemm, cut, channel).cycles
+
+
+# The search --------------------------------------------------------------------------------------
+
+
+def every_cut(gemm: Gemm, cores: int) -> list[Blocking]:
+    """All there are: every size, order, number of buffers, and sharing of up to so many cores."""
+    found = []
+    for pm, pn, pi in product(range(1, cores + 1), repeat=3):
+        if pm * pn * pi > cores:
+            continue
+        base = Blocking("mnk", 1, 1, 1, pm=pm, pn=pn, pi=pi)
+        _, m, n, k = extents(gemm, base)
+        for bm, bn, bk in product(range(1, m + 1), range(1, n + 1), range(1, k + 1)):
+            for order, a, w, o in product(ORDERS, (1, 2), (1, 2), (1, 2)):
+                found.append(Blocking(order, bm, bn, bk, a, w, o, pm, pn, pi))
+    return found
+
+
+def search_case(seed: int) -> tuple[Gemm, Channel, Sram, int]:
+    rng = random.Random(seed)
+    gemm = random_gemm(rng, 8, 12, 14)._replace(instances=rng.choice([1, 1, 2, 3]))
+    sram = Sram(
+        rng.choice([20, 60, 200]),
+        rng.choice([20, 60, 200]),
+        rng.choice([30, 90, 300]),
+        rng.choice([0, 0, 100, 400]),
+    )
+    return gemm, random_channel(rng), sram, rng.choice([1, 1, 2, 3])
+
+
+def check_search(seeds: range) -> None:
+    """The search against all blockings; every bound against every schedule below it."""
+    found_any = 0
+    for seed in seeds:
+        gemm, channel, sram, cores = search_case(seed)
+        rng = random.Random(seed)
+        bounds = Bounds(gemm, channel)
+        best = None
+        for cut in every_cut(gemm, cores):
+            if not fits(gemm, cut, sram):
+                continue
+            cycles = makespan(gemm, cut, channel)
+            best = cycles if best is None else min(best, cycles)
+            size = cut.bm, cut.bn, cut.bk
+            assert bounds.box(_Box(cut, size)) <= cycles, (seed, cut)
+            if rng.random() < 0.05:
+                _, *top = extents(gemm, cut)
+                low = cut._replace(
+                    bm=rng.randint(1, cut.bm), bn=rng.randint(1, cut.bn), bk=rng.randint(1, cut.bk)
+                )
+                high = tuple(rng.randint(a, b) for a, b in zip(size, top, strict=True))
+                assert bounds.box(_Box(low, high)) <= cycles, (seed, low, high, cut)  # type: ignore[arg-type]
+        found = search(gemm, channel, sram, cores, gap=0, effort=None)
+        if best is None:
+            assert found is None, seed
+            continue
+        assert found is not None, seed
+        found_any += 1
+        assert found.cycles == best == found.bound, (seed, found, best)
+        assert makespan(gemm, found.cut, channel) == best
+        assert fits(gemm, found.cut, sram)
+        assert found.cut.cores <= cores
+        assert roofline(gemm, channel, cores) <= best, seed
+        soon = search(gemm, channel, sram, cores, gap=0.05, effort=40)
+        assert soon is not None
+        assert soon.bound <= best <= soon.cycles, seed
+    assert found_any > len(seeds) // 2
+
+
+def test_the_search_finds_the_best_of_all_blockings() -> None:
+    check_search(range(5, 17))
+
+
+@pytest.mark.nightly
+def test_the_search_finds_the_best_of_all_blockings_of_many_gemms() -> None:
+    check_search(range(1000, 1400))
+
+
+def test_nothing_is_found_where_no_tile_fits() -> None:
+    gemm = plain_gemm(8, 16, 16)
+    assert search(gemm, Channel(1, 1, 1, 0), Sram(8, 16, 31)) is None
+    assert search(gemm, Channel(1, 1, 1, 0), Sram(8, 16, 32)) is not None
+
+
+def test_more_room_more_cores_and_more_bandwidth_do_no_harm() -> None:
+    gemm = plain_gemm(64, 256, 128)
+    few = search(gemm, Channel(16, 8, 1, 20), Sram(256, 512, 512), 1, gap=0, effort=None)
+    room = search(gemm, Channel(16, 8, 1, 20), Sram(1024, 2048, 2048), 1, gap=0, effort=None)
+    fast = search(gemm, Channel(16, 1, 1, 20), Sram(256, 512, 512), 1, gap=0, effort=None)
+    many = search(gemm, Channel(16, 1, 1, 20), Sram(1024, 2048, 2048), 4, gap=0, effort=None)
+    assert few
+    assert room
+    assert fast
+    assert many
+    assert few.cycles > room.cycles
+    assert few.cycles > fast.cycles > many.cycles
+    assert many.cut.cores == 4
+
+
+# Operators as shapes -----------------------------------------------------------------------------
+
+
+def test_spans_are_those_of_the_formula() -> None:
+    for seed in range(600):
+        rng = random.Random(seed)
+        decode = rng.random() < 0.4
+        item = Attention(
+            name="scores",
+            kind="scores",
+            layers=1,
+            instances=1,
+            group=rng.randint(1, 5),
+            head_dim=8,
+            tokens=1 if decode else rng.randint(2, 60),
+            past=rng.choice([0, 3, 41]),
+            steps=rng.randint(1, 80) if decode else 1,
+            window=rng.choice([None, None, 1, 5, 16, 33]),
+            causal=rng.random() < 0.8,
+        )
+        if item.causal and rng.random() < 0.5:
+            # Chunks, or tokens of which some are rejected, all at once or one after another.
+            more = {"tokens": rng.randint(1, 9), "steps": rng.randint(1, 12)}
+            rise = rng.choice([None, cost.Line(1), cost.Line(7, 3)])
+            item = replace(item, **more, rise=rise, serial=rng.random() < 0.5)  # fmt: skip
+        tile, unit = rng.randint(1, 7), rng.randint(1, 9)
+        found = list(spans(item, tile, unit))
+        units = sum(-(-rows // tile) * (seen // unit) * times for rows, seen, times in found)
+        wanted = cost.spans(
+            tile, unit, group=item.group, tokens=item.tokens, past=item.past, steps=item.steps,
+            window=item.window or cost.NO_WINDOW, causal=item.causal, rise=item.rise,
+            serial=item.serial,
+        )  # fmt: skip
+        assert units == wanted, (seed, item, tile, unit)
+        each = item.steps * (item.tokens if item.serial else 1)
+        assert sum(rows * times for rows, _, times in found) == item.rows * each
+        assert all(seen % unit == 0 for _, seen, _ in found)
+
+
+def test_too_many_spans_are_rounded_up() -> None:
+    found = merged(iter([(4, 8 * tiles, 1) for tiles in range(1, 101)]), 8, most=10)
+    assert found == [(4, 80 * number, 10) for number in range(1, 11)]
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "gemma-2-2b", "gpt2", "all-minilm-l6-v2"])
+def test_cores_work_as_long_as_the_plain_mapping_says(name: str) -> None:
+    """One core: the cycles of all blocks are those of the plain mapping, less latencies."""
+    arch = load_model(name)
+    system = one_core()
+    core = system.kinds[0].core
+    if arch.causal:
+        works = workloads_of(arch, prefill=100, decode=9)
+    else:
+        works = workloads_of(arch, prefill=100)
+    for work in works:
+        plain = map_workload(work, core, Choices())
+        found = map_on_system(work, system, effort=0)
+        for operator, mine, other in zip(
+            work.operators, found.operators, plain.operators, strict=False
+        ):
+            assert mine.name == other.name
+            assert mine.busy == other.cycles - operator.runs * core.latency, mine.name
+            assert mine.schedule >= max(mine.busy, mine.channel)
+            assert mine.roofline <= mine.bound <= mine.schedule
+            if isinstance(operator, Linear) and operator.m == 1:
+                # With one row of tiles every operand is read once, and as many bytes.
+                assert mine.weight_bytes == other.weight_bytes
+
+
+def test_chunks_riders_drafts_and_experts_are_work_as_any() -> None:
+    system = one_core(sram={"shared_kib": 4096})
+    core = system.kinds[0].core
+    llama, mixtral = load_model("llama-3.2-1b"), load_model("mixtral-8x7b")
+    works = [
+        prefill_workload(llama, 100, chunk=32),
+        prefill_workload(llama, 64, chunk=32, riders=2, rider_context=50),
+        verify_workload(llama, 9, drafted=3, accept=0.7, context=40),
+        prefill_workload(mixtral, 5),
+    ]
+    for work in works:
+        plain = map_workload(work, core, Choices())
+        found = map_on_system(work, system, effort=0)
+        for operator, mine, other in zip(
+            work.operators, found.operators, plain.operators, strict=False
+        ):
+            where = work.phase, mine.name
+            assert mine.busy == other.cycles - operator.runs * core.latency, where
+            assert mine.macs == other.macs, where
+        assert found.cycles > plain.cycles
+
+
+@pytest.mark.parametrize("change", [{"kv": "kivi:2"}, {"tables": "unit"}])
+def test_what_no_schedule_is_made_for_is_refused(change: dict[str, Any]) -> None:
+    if "kv" in change:
+        _, scheme = parse_cache(change["kv"])
+        change = {"kv": scheme}
+    work = decode_workload(load_model("gpt2"), 1, context=4)
+    with pytest.raises(InputError, match=r"(kv|tables): must .* --core"):
+        map_on_system(work, one_core(), Choices(**change), effort=0)
+
+
+def one_core(**changes: object) -> System:
+    """One ``lut_core``, with fields of the system changed."""
+    fields: dict[str, object] = {
+        "name": "one",
+        "cores": [{"spec": str(Path("hw/configs/lut_core.yaml").resolve())}],
+        "sram": {"shared_kib": 1024},
+        "dram": {"bandwidth_gb_s": 25.6, "latency_ns": 60},
+    }
+    return resolve(SystemSpec(**{**fields, **changes}), Path())  # type: ignore[arg-type]
+
+
+def test_decoding_is_within_one_percent_of_the_roofline() -> None:
+    """Weights once over the channel: what any decoding is bound by."""
+    arch = load_model("llama-2-7b")
+    found = map_on_system(decode_workload(arch, 1, context=16), one_core())
+    linear = [item for item in found.operators if item.operator == "linear"]
+    weights = sum(item.weight_bytes for item in linear)
+    assert weights == sum(
+        item.runs * item.n * item.k * 4 // 8
+        for item in found.workload.operators
+        if isinstance(item, Linear)
+    )
+    ideal = weights / found.system.bandwidth * found.system.clock
+    assert ideal < sum(item.cycles for item in linear) < 1.01 * ideal
+
+
+def test_scores_go_to_memory_only_where_they_do_not_fit() -> None:
+    arch = load_model("llama-3.2-1b")
+    work = prefill_workload(arch, 300)
+    roomy = map_on_system(work, one_core(), effort=0)
+    tight = map_on_system(work, one_core(sram={"shared_kib": 2}), effort=0)
+
+    def moved(mapping: SystemMapping, name: str) -> tuple[int, int]:
+        (one,) = [item for item in mapping.operators if item.name == name]
+        return one.activation_bytes, one.output_bytes
+
+    assert moved(roomy, "scores")[1] == 0
+    assert moved(roomy, "values")[0] == 0
+    pairs = moved(tight, "scores")[1]
+    # At 16 bits and whole tiles of tokens, a little more than half of all pairs.
+    assert 0.5 < pairs / (2 * arch.layers * arch.heads * 300 * 300) < 0.7
+    assert moved(tight, "values")[0] > 0
+
+
+def test_operators_go_to_the_kind_that_names_them() -> None:
+    fast = {"block": "mac_core", "name": "fast", "tile": {"m": 2, "n": 256, "k": 16}, "max_k": 8192}
+    slow = {**fast, "name": "slow", "tile": {"m": 2, "n": 16, "k": 16}}
+    arch = load_model("gpt2")
+    work = decode_workload(arch, 1, context=8)
+
+    def kinds(*cores: dict[str, object]) -> dict[str, str]:
+        system = one_core(cores=list(cores), dram={"bandwidth_gb_s": 10_000})
+        return {item.name: item.kind for item in map_on_system(work, system, effort=0).operators}
+
+    both = kinds({"spec": slow}, {"spec": fast})
+    assert both["up"] == both["lm_head"] == "fast"
+    named = kinds({"spec": slow, "operators": ["lm_head", "scores"]}, {"spec": fast})
+    assert (named["lm_head"], named["scores"], named["values"]) == ("slow", "slow", "fast")
+
+
+def test_what_is_not_given_is_not_charged_and_said() -> None:
+    arch = load_model("gpt2")
+    work = decode_workload(arch, 2, context=30)
+    bare = map_on_system(work, one_core(), effort=0)
+    assert bare.vector_cycles == 0
+    (note,) = [note for note in bare.notes if note.startswith("not charged")]
+    for name in ("norm", "softmax", "residual", "scale and add partial results"):
+        assert name in note
+    unit = {"functions": ["softmax", "layer_norm"], "lanes": 8, "max_length": 1024}
+    full = map_on_system(work, one_core(vector_unit=unit, scale_accumulate={}), effort=0)
+    charged = {item.name: item.cycles for item in full.vector if item.function}
+    assert set(charged) == {"norm", "softmax"}
+    # Two norms a layer and one at the end, in every step, one row of the hidden width each.
+    per_norm = unit_cycles(full.system, "layer_norm", 1, arch.hidden)
+    assert charged["norm"] == 2 * (2 * arch.layers + 1) * per_norm
+    assert full.cycles == sum(item.cycles for item in full.operators) + full.lookup_cycles + sum(
+        charged.values()
+    )
+    assert "scale and add partial results" not in {item.name for item in full.vector}
+    assert all(item.scaling for item in full.operators)
+    # Rows are shared out, a row is not.
+    two = one_core(vector_unit=unit, vector_units=2)
+    assert unit_cycles(two, "softmax", 4, 64) < unit_cycles(two, "softmax", 8, 64)
+    assert unit_cycles(two, "softmax", 1, 64) == unit_cycles(two, "softmax", 2, 64)
+
+
+def test_totals_are_sums() -> None:
+    report = map_model_on_system("gpt2", "edge_lut", prefill=40, decode=3)
+    data = json.loads(report.json())
+    assert data["time_to_first_token"] == data["phases"][0]["seconds"]
+    for phase, mapping in zip(data["phases"], report.mappings, strict=True):
+        parts = sum(item["cycles"] for item in phase["operators"])
+        parts += sum(item["cycles"] for item in phase["vector"]) + phase["lookup_cycles"]
+        assert phase["cycles"] == parts
+        assert phase["seconds"] == pytest.approx(parts / 500e6)
+        assert 0 < phase["core_utilisation"] <= 1
+        assert 0 < phase["dram_utilisation"] <= 1
+        for item in phase["operators"]:
+            names = ("activation", "weight", "beside", "partial", "output")
+            assert item["bytes"] == sum(item[f"{name}_bytes"] for name in names)
+            pieces = sum(piece["times"] * piece["cycles"] for piece in item["pieces"])
+            assert item["schedule_cycles"] == pieces
+        sram = phase["peak_sram_bytes"]
+        assert sram["weights"] <= 512 * 1024
+        assert sram["activations"] <= 256 * 1024
+        assert sram["results"] <= 256 * 1024
+        assert sram["at_once"] <= sram["weights"] + sram["activations"] + sram["results"]
+        # 2 × 64 × 16 lanes over four planes: 1024 operations a cycle at 25.6 bytes.
+        assert ridge(mapping) == pytest.approx(2 * 2 * 64 * 16 / 4 / 25.6)
+        assert intensity(mapping) > 0
+    assert data["phases"][1]["operations_per_byte"] < 5 < 40 < ridge(report.mappings[0]) + 1
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def test_shipped_systems_are_read_by_name() -> None:
+    assert shipped_systems() == ("edge_lut", "server_lut")
+    for name in shipped_systems():
+        found = load_system(name)
+        assert found.name == name
+        assert load_system(SYSTEMS / f"{name}.yaml").spec.digest == found.spec.digest
+    with pytest.raises(InputError, match="must be a YAML file or a shipped name, got 'edge'"):
+        load_system("edge")
+
+
+def test_the_channel_is_in_whole_numbers() -> None:
+    """12.8 GB/s at 500 MHz is 25.6 bytes a cycle: 64 bytes in 5/2; 100 ns are 50 cycles."""
+    channel = load_system("edge_lut").spec.channel
+    assert channel == Channel(64, 5, 2, 50)
+    assert [channel.cycles(8 * size) for size in (0, 1, 64, 65, 128, 640)] == [0, 3, 3, 5, 5, 25]
+
+
+EDGE = (SYSTEMS / "edge_lut.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wanted"),
+    [
+        ("count: 1", "count: 0", ": cores.0.count: must be greater than or equal to 1, got 0"),
+        ("lut_core.yaml", "none.yaml", "none.yaml: cannot be read, no such file or directory"),
+        ("lut_core.yaml", "quantize.yaml", "cores.0.spec: quantize: block: must be a GEMM core"),
+        ("weights_kib: 512", "weights_kib: 0", "sram.weights_kib: must be above 0, or shared_kib"),
+        (
+            "weights_kib: 512",
+            "shared_kib: 512",
+            "must be 0 with shared_kib = 512, which is for all",
+        ),
+        (
+            "bandwidth_gb_s: 12.8",
+            "bandwidth_gb_s: 0",
+            "dram.bandwidth_gb_s: must be greater than 0",
+        ),
+        (
+            "burst_bytes: 64",
+            "burst_byte: 64",
+            "dram.burst_byte: unknown field (did you mean burst_",
+        ),
+        ("  lanes: 8", "  lanes: 7", "vector_unit.lanes: must be a power of two, got 7"),
+        (
+            "  lanes: 8",
+            "  lane: 8",
+            "vector_unit.lane: must be a field of vector_unit (did you mean",
+        ),
+        ("  lanes: 8", "  name: v", "vector_unit.name: is the system's own, got 'v'"),
+        ("lanes: 32", "tile: {m: 1}", "scale_accumulate.tile: follows from the core"),
+        ("lanes: 32", "lanes: 3", "scale_accumulate.lanes: must divide"),
+        (
+            "clock_mhz: 500.0",
+            "clock_mhz: 900.0",
+            "cores.0.spec: must be of a core for the system's",
+        ),
+        (
+            "{spec: ",
+            "{spec: {block: lut_core, max_k: 0}} #",
+            "cores.0.spec.max_k: must be greater than or equal",
+        ),
+        ("{spec: ", "{spec: {max_k: 1}} #", "cores.0.spec.block: is required"),
+        ("{spec: ", "{spec: {block: hadamard}} #", "cores.0.spec.block: must be a GEMM core"),
+        ("block: system", "block: lut_core", ":2:8: block: must be 'system'"),
+        ("count: 1}", "count: 1, synth_report: no.json}", "no.json"),
+    ],
+)
+def test_files_are_refused_with_the_field(tmp_path: Path, old: str, new: str, wanted: str) -> None:
+    text = EDGE.replace("../../hw", str(Path("hw").resolve()))
+    assert old in text
+    file = tmp_path / "s.yaml"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_system(file)
+    assert wanted in str(caught.value)
+    assert "s.yaml" in str(caught.value) or "none.yaml" in wanted or "no.json" in wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"sram": {"shared_kib": 0.125}},
+            r"^one: sram.shared_kib: must be at least [0-9.]+ \(now 0.125\) for one tile of \w+ on",
+        ),
+        (
+            {"sram": {"weights_kib": 0.01, "activations_kib": 9, "results_kib": 9}},
+            "sram.weights_kib: must be at least 0.5 .now 0.00976562. for one tile of q on lut_core",
+        ),
+        (
+            {"vector_unit": {"max_length": 100}},
+            "one: vector_unit.max_length: must be at least 768 for layer_norm over 768 elements",
+        ),
+        ({"dram": {"capacity_gib": 0.01}}, "one: dram.capacity_gib: must be at least 0.1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, object], wanted: str) -> None:
+    arch = load_model("gpt2")
+    with pytest.raises(InputError, match=wanted):
+        map_on_system(decode_workload(arch, 1, context=4), one_core(**changes), effort=0)
+
+
+def test_areas_are_those_of_reports(tmp_path: Path) -> None:
+    core = load_core("hw/configs/lut_core.yaml")
+    report = {
+        "top": core.name, "area": 1000.0, "area_unit": "µm²", "technology": "t", "delay_ns": 1.0,
+        "digest": "d",
+    }  # fmt: skip
+    (tmp_path / "r.json").write_text(json.dumps(report), encoding="utf-8")
+    spec = str(Path("hw/configs/lut_core.yaml").resolve())
+    cores = [{"spec": spec, "count": 3, "synth_report": str(tmp_path / "r.json")}]
+    found = map_model_on_system("gpt2", one_core(cores=cores), decode=1, effort=0)
+    assert "area of cores: 3,000 µm² in t, without buffers and units" in found.facts
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def run_map(*arguments: str) -> str:
+    result = CliRunner().invoke(map_command, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_command_prints_and_draws(tmp_path: Path) -> None:
+    out = run_map(
+        "gpt2", "--system", "edge_lut", "--decode", "2", "--picture", str(tmp_path / "p.svg")
+    )
+    assert out.splitlines()[0] == "gpt2 on edge_lut"
+    assert "ridge of the cores used most   40.0" in out
+    assert "not charged in decode: quantize activations" in out
+    drawn = (tmp_path / "p.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    data = json.loads(run_map("gpt2", "--system", "edge_lut", "--decode", "2", "--json"))
+    assert data["system"]["channel"]["latency"] == 50
+    assert data["phases"][0]["operators"][0]["pieces"][0]["blocking"]["order"] in ORDERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["gpt2"], "map: must have one of --core and --system"),
+        (["gpt2", "--core", "c.yaml", "--system", "edge_lut"], "must have one of"),
+        (["gpt2", "--system", "edge_lut", "--buffer-kib", "1"], "--buffer-kib: must not be given"),
+        (["gpt2", "--system", "edge_lut", "--weight-bits", "9"], "must lie in .1, 4. for lut_core"),
+        (["gpt2", "--system", "edge_lut", "--weight-bits", "x=2"], "must name one of .*got 'x'"),
+        (["none", "--system", "nope"], r"(?s)none.*system: must be a YAML file or a shipped name"),
+    ],
+)
+def test_the_command_refuses_in_one_line_each(arguments: list[str], wanted: str) -> None:
+    result = CliRunner().invoke(map_command, arguments)
+    assert result.exit_code == 2
+    assert re.search(wanted, result.output), result.output
+    assert "Traceback" not in result.output
+
+
+def test_buffers_hold_what_the_blocks_say() -> None:
+    gemm = plain_gemm(8, 16, 16)
+    cut = Blocking("mnk", 2, 1, 3, 2, 1, 2, pm=2)
+    # 8 rows of 12 bytes twice; 4 columns of 12 bytes; 8 × 4 sums of 32 bits twice.
+    assert buffer_bytes(gemm, cut) == (192, 48, 256)
+    assert fits(gemm, cut, Sram(192, 48, 256))
+    assert not fits(gemm, cut, Sram(191, 48, 256))
+    assert not fits(gemm, cut, Sram(0, 0, 0, 495))
+    assert fits(gemm, cut, Sram(0, 0, 0, 496))
+
+
+def test_an_architecture_may_be_given_as_it_is() -> None:
+    arch = load_model("gpt2")
+    assert isinstance(arch, Architecture)
+    report = map_model_on_system(arch, one_core(), decode=1, effort=0)
+    assert report.title == "gpt2 on one"

@@ -22,7 +22,7 @@ from sw_driver.forward import activations
 from sw_driver.forward.cache import KvCache
 from sw_driver.forward.experts import choose
 from sw_driver.forward.settings import Settings, gguf_settings, settings_of
-from sw_driver.forward.tensors import Tensors
+from sw_driver.forward.tensors import Tensors, role_kind
 
 Project = Callable[[str, np.ndarray], np.ndarray]
 """A projection's name and input ``(T, K)`` to its output ``(T, N)``, bias included."""
@@ -56,6 +56,8 @@ class Transformer:
         self.checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model)
         self.architecture: Architecture = self.checkpoint.architecture
         self.tensors = Tensors(self.checkpoint, self.architecture, keep)
+        self.tensors.check()
+        self.eps = self.settings.eps
 
     @cached_property
     def settings(self) -> Settings:
@@ -81,7 +83,7 @@ class Transformer:
     def shape(self, layer: int | None, name: str) -> tuple[int, int]:
         """``(N, K)`` of a projection."""
         arch = self.architecture
-        role = _role(name)
+        role = role_kind(name)
         n, k = self.tensors.shapes[role]
         if layer is not None and role.split()[-1] in ("gate", "up", "down"):
             # Dense layers of a mixture have a width of their own.
@@ -102,13 +104,14 @@ class Transformer:
         role = "embedding" if tied else name
         return self.tensors.matrix(layer, role, shape), self.bias(layer, name)
 
+    def tensor(self, name: str, *shape: int) -> np.ndarray:
+        """A tensor of the checkpoint by its name, as ``float32``."""
+        return self.tensors.named(name, shape)
+
     def bias(self, layer: int | None, name: str) -> np.ndarray | None:
         """The bias ``(N,)`` of a projection, None if it has none."""
+        # A router's bias corrects its choice, not its scores.
         if name not in self.architecture.biases or name == "router":
-            if name != "router" and self.tensors.has(layer, f"{name}.bias"):
-                found = self.tensors.piece(layer, f"{name}.bias").name
-                rule = f"{found}: is no tensor of the architecture"
-                raise ConfigError(str(self.checkpoint.path), [rule])
             return None
         return self.tensors.vector(layer, f"{name}.bias", self.shape(layer, name)[0])
 
@@ -452,12 +455,6 @@ class Decoder(Transformer):
         )
         bias = self.bias(None, "lm_head")
         return found if bias is None else found + bias
-
-
-def _role(name: str) -> str:
-    """``expert 3 gate`` is an ``expert gate``."""
-    words = name.split()
-    return f"expert {words[2]}" if words[0] == "expert" and len(words) == 3 else name
 
 
 def _width(mlp: Mlp, role: str) -> int:

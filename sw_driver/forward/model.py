@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rtl_gen.errors import InputError
-from sw_driver.architecture import Architecture, Mlp
+from sw_driver.architecture import Architecture, Mlp, Storage
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.checkpoint.weights import GroupedWeights
 from sw_driver.config_file import ConfigError
@@ -127,6 +127,40 @@ class Transformer:
         role = "embedding" if tied else name
         return self.tensors.stored(layer, role, self.shape(layer, name))
 
+    def projections(self, layer: int) -> list[str]:
+        """The names that :meth:`layer` calls ``project`` with, of experts every one's."""
+        arch = self.architecture
+        part, mlp = arch.latent, arch.group_of(layer).mlp
+        if part is None:
+            names = ["q", "k", "v", "o"]
+        else:
+            names = [*(("q_a", "q_b") if part.q_rank else ("q",)), "kv_a", "kv_b", "o"]
+        inner = ("gate", "up", "down") if mlp.gated else ("up", "down")
+        kinds = [""]
+        if mlp.experts:
+            names.append("router")
+            kinds = [f"expert {number} " for number in range(mlp.experts)]
+        if mlp.shared:
+            kinds.append("shared ")
+        return names + [kind + name for kind in kinds for name in inner]
+
+    def storage(self, layer: int | None, name: str) -> Storage | None:
+        """How the file stores a projection's weights; None where they are put together here."""
+        if name == "kv_b" and not self.tensors.has(layer, name):
+            return None
+        tied = name == "lm_head" and not self.tensors.has(None, name)
+        return self.tensors.storage(layer, "embedding" if tied else name)
+
+    def plain(self, layer: int | None) -> Project:
+        """The projections of a layer in float32."""
+
+        def plain(name: str, value: np.ndarray) -> np.ndarray:
+            w, b = self.weight(layer, name)
+            found: np.ndarray = value @ w.T
+            return found if b is None else found + b
+
+        return plain
+
     def _absorbed(self, layer: int | None) -> np.ndarray:
         """``kv_b`` out of its halves, as GGUF files of DeepSeek split it."""
         part, heads = self.architecture.latent, self.architecture.heads
@@ -167,7 +201,7 @@ class Transformer:
         if settings.embedding_scale != 1:
             x = x * np.float32(settings.embedding_scale)
         if arch.embedding_width and arch.embedding_width != arch.hidden:
-            x = self._plain(None)("project_in", x)
+            x = self.plain(None)("project_in", x)
         if arch.positions:
             first = start + settings.position_offset
             places = list(range(first, first + len(numbers)))
@@ -193,7 +227,7 @@ class Transformer:
                 nothing of each other; not with a cache.
         """
         block = self.settings.block
-        project = project or self._plain(layer)
+        project = project or self.plain(layer)
 
         def attend(value: np.ndarray) -> np.ndarray:
             return self._attention(layer, value, project, cache, lengths)
@@ -235,15 +269,11 @@ class Transformer:
             x = self.layer(layer, x, cache=cache)
         return x
 
+    def embed_all(self, inputs: Sequence[Sequence[int]]) -> np.ndarray:
+        """The embedded tokens of several inputs, one after another, for ``lengths``."""
+        return np.concatenate([self.embed(tokens) for tokens in inputs])
+
     # Parts of a layer ---------------------------------------------------------------------
-
-    def _plain(self, layer: int | None) -> Project:
-        def plain(name: str, value: np.ndarray) -> np.ndarray:
-            w, b = self.weight(layer, name)
-            found: np.ndarray = value @ w.T
-            return found if b is None else found + b
-
-        return plain
 
     def _attention(
         self,
@@ -435,7 +465,7 @@ class Decoder(Transformer):
         arch = self.architecture
         x = self.final(x)
         if arch.embedding_width and arch.embedding_width != arch.hidden:
-            x = (project or self._plain(None))("project_out", x)
+            x = (project or self.plain(None))("project_out", x)
         found = project("lm_head", x) if project is not None else self._vocabulary(x)
         return activations.capped(found, self.settings.logit_cap)
 
@@ -444,7 +474,7 @@ class Decoder(Transformer):
         n, k = self.shape(None, "lm_head")
         role = "lm_head" if self.tensors.has(None, "lm_head") else "embedding"
         if 8 * n * k <= self.tensors.keep:
-            return self._plain(None)("lm_head", x)
+            return self.plain(None)("lm_head", x)
         piece = self.tensors.piece(None, role)
         found = np.concatenate(
             [

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sw_driver.architecture import Architecture
+from sw_driver.architecture import Architecture, Storage
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.checkpoint.roles import OTHER_TOWER, matrix_shapes, role_of
-from sw_driver.checkpoint.weights import GroupedWeights
+from sw_driver.checkpoint.weights import BITNET, GroupedWeights
 from sw_driver.config_file import ConfigError
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blk)\.(\d{1,5})\.(.+)$")
@@ -233,11 +233,11 @@ class Tensors:
             norm(None, "final_norm", arch.hidden)
         if arch.embedding_norm:
             norm(None, "embedding_norm", arch.hidden)
-        for layer, role in self._found:
+        for place, role in self._found:
             stem, bias, _ = role.partition(".bias")
             known = stem in arch.biases or stem.endswith("norm") or role_kind(stem) in arch.biases
-            if bias and not known and (layer is None or layer < arch.layers):
-                name = self._found[layer, role].name
+            if bias and not known and (place is None or place < arch.layers):
+                name = self._found[place, role].name
                 problems.append(f"{name}: is no tensor of the architecture")
         if problems:
             raise ConfigError(str(self.checkpoint.path), problems[:MAX_PROBLEMS])
@@ -316,6 +316,17 @@ class Tensors:
         if piece.transposed or not self.checkpoint.tensors[piece.name].storage.bits:
             return None
         return self.checkpoint.weights(piece.name, piece.start, piece.stop)
+
+    def storage(self, layer: int | None, role: str) -> Storage:
+        """How the file stores a matrix; three levels where the model rounds to them.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        piece = self.piece(layer, role)
+        if self._rounded(layer, piece):
+            return BITNET
+        return self.checkpoint.tensors[piece.name].storage
 
     def rows(self, role: str, numbers: list[int], width: int) -> np.ndarray:
         """Some rows of a table outside of the layers, ``float32`` ``(len(numbers), width)``."""

@@ -174,7 +174,8 @@ def run_model(
 
                 def projects(layer: int | None, asked: int = asked) -> Project:
                     cycles = sum(item.cycles for item in runs)
-                    place = "head" if layer is None else f"layer {layer} of {len(layers)}"
+                    outside = "head" if loaded.architecture.causal else "pooler"
+                    place = outside if layer is None else f"layer {layer} of {len(layers)}"
                     label = f"{width_name(asked)}, {place}, {cycles:,} cycles"
                     shown.describe(label)
                     return work.project(runner, loaded, layer, asked, runs, shown)

@@ -260,7 +260,7 @@ def run(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Run a real layer, or a whole model, with real weights on the simulated RTL.
+    """Run a layer or a model with real weights on the simulated RTL.
 
     The projections are packed, as the checkpoint stores them or quantized, and sent with a text's
     activations through the Verilated core. Results are compared bit for bit with the reference,

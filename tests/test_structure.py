@@ -144,7 +144,7 @@ def test_cost_query_elaborates_nothing() -> None:
 
 VERBS = {
     *("accuracy", "allot", "build", "compare", "describe", "explore", "inspect", "list"),
-    *("map", "pim", "run", "schema", "synth", "verify"),
+    *("map", "pim", "power", "run", "schema", "synth", "verify"),
 }
 
 

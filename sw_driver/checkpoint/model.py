@@ -65,6 +65,7 @@ class Checkpoint:
         self.files: tuple[Path, ...]
         self.notes: tuple[str, ...] = ()
         self._header: GgufHeader | None = None
+        self._header_file = self.path
         self._config: Path | None = None
         if self.path.is_dir():
             self.kind = "folder"
@@ -109,6 +110,25 @@ class Checkpoint:
         storage = storage_of(found, self.tensors, str(self.path))
         notes = (*without_unused_note(found.notes), *self.notes)
         return replace(found, storage=storage, notes=notes)
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The fields of its ``config.json``; None for a GGUF file, or where there is none.
+
+        Raises:
+            ConfigError: as :func:`sw_driver.config_file.read_json`.
+        """
+        return None if self._config is None else read_json(self._config)
+
+    @property
+    def config_file(self) -> Path:
+        """The file that says what the model is, for errors about it."""
+        return self._header_file if self._config is None else self._config
+
+    @property
+    def header(self) -> GgufHeader | None:
+        """The header of a GGUF file."""
+        return self._header
 
     @property
     def parameters(self) -> int:
@@ -245,6 +265,7 @@ class Checkpoint:
             ):
                 # What the model is stands in the first part.
                 self._header = header = part
+                self._header_file = file
             for name, (kind, region) in part.tensors.items():
                 if name in found:
                     problems.append(f"{file.name}: {name}: must be given once, in one part")
@@ -434,6 +455,11 @@ def load_model(model: str | Path) -> Architecture:
 def holds_tensors(folder: Path) -> bool:
     """Whether a folder has safetensors files or an index of some."""
     return any(item.suffix == ".safetensors" or item.name == _INDEX for item in _entries(folder))
+
+
+def holds_index(folder: Path) -> bool:
+    """Whether a folder has an index of shards."""
+    return (folder / _INDEX).is_file()
 
 
 def _set_of(part: Path) -> Any:

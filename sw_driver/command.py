@@ -772,10 +772,11 @@ def _widths_behind(files: Sequence[str]) -> dict[Path, tuple[int, ...]]:
 )
 @click.option(
     "--sensitivity",
-    type=click.Choice(["model", "layer"]),
-    default="model",
+    type=click.Choice(["auto", "model", "layer", "weights"]),
+    default="auto",
     show_default=True,
-    help="Of an encoder, whose error: the model's with one layer quantized, or the layer's own.",
+    help="Whose error: the model's with one layer quantized, the layer's own, or its weights'; by "
+    "default the first that a model is small enough for.",
 )
 @click.option(
     "--area",

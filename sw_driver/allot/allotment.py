@@ -19,20 +19,23 @@ from sw_driver.allot.sensitivity import (
     CALIBRATION,
     HELD_OUT,
     ROWS,
+    Calibration,
     Layer,
-    embeddings,
     model_errors,
     output_errors,
+    similarities,
     weight_errors,
 )
 from sw_driver.allot.solve import Problem, Solution, Solver, solve
 from sw_driver.architecture import Architecture
-from sw_driver.bert import PACKAGED, Bert, model_folder
+from sw_driver.bert import PACKAGED, model_folder
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, read_json
 from sw_driver.core import Core, core_of
+from sw_driver.forward import Transformer
 from sw_driver.map_report import MAX_SYNTH_BYTES, read_area, workloads_of
 from sw_driver.mapping import BUFFER_BYTES
+from sw_driver.prompts import load_transformer, prompts_of, tokenizer_of
 from sw_driver.report import Report, Table
 
 if TYPE_CHECKING:
@@ -43,7 +46,10 @@ DEFAULT_GROUP = 64
 POINTS = 12
 MAX_POINTS = 200
 
-Sensitivity = Literal["model", "layer"]
+Sensitivity = Literal["auto", "model", "layer", "weights"]
+
+MOST_MODEL, MOST_LAYER = 64_000_000, 512_000_000
+"""Parameters of the largest models whose error is measured so unless asked for otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +140,7 @@ def allot(
     buffer_bytes: int = BUFFER_BYTES,
     texts: Sequence[str] = (),
     rows: int = ROWS,
-    sensitivity: Sensitivity = "model",
+    sensitivity: Sensitivity = "auto",
     areas: Sequence[Path] = (),
     efficiency: float = 0.0,
     solver: Solver = "auto",
@@ -144,8 +150,7 @@ def allot(
     """The allotment of least summed error within budgets.
 
     Args:
-        model: ``minilm`` or a folder of a BERT encoder, whose outputs are measured; any other
-            checkpoint, whose weights are.
+        model: ``minilm``, or any checkpoint that is read.
         specs: GEMM cores; the first one does attention, and its widest width on all layers is the
             reference of relative budgets.
         budgets: of all phases together; of the area, that of the cores in use.
@@ -154,8 +159,9 @@ def allot(
         prefill, decode, context, batch: the phases, see ``rtlgen map``.
         group: elements of K that share a scale of integers.
         texts: calibration texts. rows: of a matrix, where weights are measured.
-        sensitivity: of an encoder, whose error is measured: the ``model``'s, with one layer
-            quantized at a time, or the ``layer``'s own.
+        sensitivity: whose error is measured: the ``model``'s, with one layer quantized at a time,
+            the ``layer``'s own, or that of its ``weights``; ``auto`` is the first of them that a
+            model is small enough for, and of one without a tokenizer the last.
         areas: JSON of ``rtlgen synth --json`` or ``rtlgen compare --json``.
         efficiency: ``β`` of OHQ's objective (arXiv 2309.01945): least of error by the largest error
             plus β times cycles by the most cycles; 0 for the error alone.
@@ -169,19 +175,29 @@ def allot(
     cores, gemms = _cores(specs)
     _check_numbers(budgets, efficiency, points, rows, group)
     places = _places(cores, widths, widths_of or {})
-    bert, checkpoint, arch = _model(model)
+    checkpoint, arch = _model(model)
     found_areas = _areas(areas, cores, budgets)
     # Every layer has the widths that are chosen here, whatever a checkpoint stores.
     plain = replace(arch, storage=())
     works = workloads_of(plain, prefill=prefill, decode=decode, context=context, batch=batch)
     costs = Costs(works, cores, places, group=group, buffer_bytes=buffer_bytes)
-    measured = sensitivity if bert is not None else "weights"
-    if bert is not None:
-        measure = model_errors if sensitivity == "model" else output_errors
-        errors = measure(bert, gemms, places, group=group, texts=texts or CALIBRATION)
+    # Absorbed parts of latent attention are no matrices of a file.
+    choosable = [role for role in costs.layers if role not in ("k_up", "v_up")]
+    measured, loaded = _measuring(model, checkpoint, sensitivity, texts)
+    origin, held_out = "", None
+    if loaded is None:
+        errors = weight_errors(checkpoint, choosable, gemms, places, group=group, rows=rows)
     else:
-        roles = [role for role in costs.layers if role not in ("k_up", "v_up")]
-        errors = weight_errors(checkpoint, roles, gemms, places, group=group, rows=rows)
+        inputs, origin = prompts_of(loaded, texts, default=CALIBRATION)
+        origin = origin or f"{len(inputs)} calibration texts"
+        measure = model_errors if measured == "model" else output_errors
+        # Heads of an encoder's training are no part of what it gives.
+        runs = [role for role in choosable if role not in ("pooler", "router")]
+        calibration = Calibration.of(loaded, runs, inputs)
+        errors = measure(calibration, gemms, places, group=group)
+        if check and tokenizer_of(loaded) is not None:
+            unseen, _ = prompts_of(loaded, HELD_OUT)
+            held_out = Calibration.of(loaded, runs, unseen)
     if not errors:
         raise InputError(f"{model}: no tensor is a linear layer that something can be chosen for")
     order = list(costs.layers)
@@ -204,8 +220,8 @@ def allot(
         used = {0, *(place.core for place in chosen)}
         by_layer = dict(zip(layers, chosen, strict=True))
         cosines: list[float] = []
-        if check and bert is not None:
-            cosines = embeddings(bert, gemms, by_layer, group=group)
+        if held_out is not None:
+            cosines = similarities(held_out, gemms, by_layer, group=group)
         return Allotment(
             name=name,
             places=by_layer,
@@ -238,7 +254,7 @@ def allot(
         figures=figures,
         rest=rest,
         measured=measured,
-        texts=(texts or CALIBRATION) if bert is not None else (),
+        origin=origin,
         rows=rows,
         group=group,
         efficiency=efficiency,
@@ -312,8 +328,8 @@ def _places(
     return found
 
 
-def _model(model: str | Path) -> tuple[Bert | None, Checkpoint, Architecture]:
-    """The encoder where the model is one, and its tensors."""
+def _model(model: str | Path) -> tuple[Checkpoint, Architecture]:
+    """The tensors of a model, and what they are of."""
     path = model_folder(model) if str(model) == PACKAGED else Path(model)
     if not path.exists():
         raise InputError(
@@ -321,12 +337,31 @@ def _model(model: str | Path) -> tuple[Bert | None, Checkpoint, Architecture]:
             f"GGUF file), got {str(model)!r}"
         )
     checkpoint = Checkpoint(path)
-    arch = checkpoint.architecture
-    runs = arch.family in ("BertModel", "BertForMaskedLM") and checkpoint.kind == "folder"
-    if runs and (path / "vocab.txt").is_file() and (path / "model.safetensors").is_file():
-        bert = Bert(model if str(model) == PACKAGED else path)
-        return bert, checkpoint, bert.architecture
-    return None, checkpoint, arch
+    if str(model) == PACKAGED:
+        return checkpoint, load_transformer(model).architecture
+    return checkpoint, checkpoint.architecture
+
+
+def _measuring(
+    model: str | Path, checkpoint: Checkpoint, sensitivity: Sensitivity, texts: Sequence[str]
+) -> tuple[str, Transformer | None]:
+    """Whose error is measured, and the model to run if it is not that of weights alone."""
+    size = checkpoint.parameters
+    if sensitivity == "weights" or (sensitivity == "auto" and size > MOST_LAYER and not texts):
+        return "weights", None
+    try:
+        loaded = load_transformer(model)
+        loaded.settings  # noqa: B018 - refuses what is not computed
+        if sensitivity == "auto" and not texts and tokenizer_of(loaded) is None:
+            return "weights", None
+    except InputError:
+        # What cannot be run can be looked at, unless more was asked for.
+        if sensitivity == "auto" and not texts:
+            return "weights", None
+        raise
+    if sensitivity == "auto":
+        return ("model" if size <= MOST_MODEL else "layer"), loaded
+    return sensitivity, loaded
 
 
 def _complete(layers: Sequence[Layer], costs: Costs, roles: Sequence[str]) -> None:
@@ -514,7 +549,7 @@ def _report(
     figures: Mapping[tuple[str, Place], Figures],
     rest: Figures,
     measured: str,
-    texts: Sequence[str],
+    origin: str,
     rows: int,
     group: int,
     efficiency: float,
@@ -537,7 +572,7 @@ def _report(
         f"budgets: {within or 'none'}; x: of all layers at {_place(reference, cores)}",
         proof,
     ]
-    notes = [_measured(measured, texts, rows, group), *_left(costs, layers, cores)]
+    notes = [_measured(measured, origin, rows, group), *_left(costs, layers, cores)]
     if efficiency:
         notes.append(
             f"objective: error by the largest error + {efficiency:g} · cycles by the most cycles"
@@ -556,8 +591,9 @@ def _report(
         )
     if any(each.cosines for each in rows_of):
         notes.append(
-            f"cosine: of the embeddings of {len(HELD_OUT)} texts that nothing was chosen on, mean "
-            "and least, against float32, every projection as its core computes it"
+            f"cosine: of the embeddings (a decoder's logits) of {len(HELD_OUT)} texts that nothing "
+            "was chosen on, mean and least, against float32, every projection as its core computes "
+            "it"
         )
     return AllotReport(
         title=f"{arch.name}: bits for every layer",
@@ -576,7 +612,7 @@ def _report(
             "limits": {**limits, **({} if area is None else {"area": area})},
             "group": group,
             "measured": measured,
-            "texts": list(texts),
+            "calibration": origin,
             "efficiency": efficiency,
             "solver": solution.solver,
             "value": solution.value,
@@ -613,21 +649,21 @@ def _report(
     )
 
 
-def _measured(measured: str, texts: Sequence[str], rows: int, group: int) -> str:
+def _measured(measured: str, origin: str, rows: int, group: int) -> str:
     groups = f"integers in groups of {group} along K"
     if measured != "weights":
         what = (
-            "of the model's last hidden states, one layer quantized at a time"
+            "of what the model gives, one layer quantized at a time"
             if measured == "model"
             else "of a layer's own output, float32 going in"
         )
         return (
-            f"error: {what}, noise by signal on {len(texts)} calibration texts, {groups}; summed "
-            "over the layers as if they were independent"
+            f"error: {what}, noise by signal on {origin}, {groups}; summed over the layers as if "
+            "they were independent"
         )
     return (
         f"error: of the weights alone, noise by signal over at most {rows} rows of a layer, "
-        f"{groups}; there are no activations of this model to measure outputs with"
+        f"{groups}; no activations of this model were measured"
     )
 
 

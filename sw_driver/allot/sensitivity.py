@@ -1,15 +1,15 @@
 """What bits cost in quality: the error of each linear layer, measured on real tensors.
 
-Of an encoder that can be run, calibration texts go through it, and one layer after another is
-quantized to what a core takes and multiplied as the core does it. The error is that of the
-*model's* last hidden states, or that of the layer's own *output*. Of any other checkpoint it is
-that of the *weights* alone, which is the output's if inputs are white. Each is a share, noise by
-signal: ``Σ (ŷ − y)² / Σ y²``.
+Calibration texts go through a model, and one layer after another is quantized to what a core takes
+and multiplied as the core does it. The error is that of what the *model* gives (logits, or an
+encoder's last hidden states), or that of the *layer's* own output. Of a model that is too large for
+either it is that of the *weights* alone, which is the output's if inputs are white. Each is a
+share, noise by signal: ``Σ (ŷ − y)² / Σ y²``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,11 @@ from hw.gemm import GemmSpec
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sw_driver.allot.costs import Place
-from sw_driver.bert import PROJECTIONS, Bert
+from sw_driver.forward import Decoder, Project, Transformer
+from sw_driver.forward.tensors import role_kind
+from sw_driver.linear import cosine
 from sw_driver.operands import product, scheme_for
+from sw_driver.prompts import Prompt
 from sw_driver.quantize import SCHEMES, Scheme, encode, quantize_blocks
 
 if TYPE_CHECKING:
@@ -71,133 +74,208 @@ def share(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return noise, float(np.square(exact).sum())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A model and the inputs that it is run on, one after another.
+
+    Attributes:
+        model: float32, projections exchangeable. roles: what bits may be chosen for.
+        lengths: tokens of every input. entered: ``(T, hidden)``, the input of the first layer.
+    """
+
+    model: Transformer
+    roles: frozenset[str]
+    lengths: tuple[int, ...]
+    entered: np.ndarray
+
+    @classmethod
+    def of(cls, model: Transformer, roles: Iterable[str], inputs: Sequence[Prompt]) -> Calibration:
+        """A model on some inputs."""
+        return cls(
+            model=model,
+            roles=frozenset(roles),
+            lengths=tuple(len(prompt.tokens) for prompt in inputs),
+            entered=model.embed_all([prompt.tokens for prompt in inputs]),
+        )
+
+    def layer(self, index: int, x: np.ndarray, project: Project | None = None) -> np.ndarray:
+        """One layer, ``(T, hidden)`` to ``(T, hidden)``."""
+        return self.model.layer(index, x, project, lengths=self.lengths)
+
+    def out(self, x: np.ndarray, project: Project | None = None) -> np.ndarray:
+        """What the model gives of its last layer: logits of a decoder, else hidden states."""
+        if isinstance(self.model, Decoder) and self.model.architecture.head:
+            return self.model.logits(x, project)
+        return self.model.final(x)
+
+    @property
+    def heads(self) -> bool:
+        """Whether there is a projection behind the layers to choose for."""
+        decodes = isinstance(self.model, Decoder) and bool(self.model.architecture.head)
+        return decodes and "lm_head" in self.roles
+
+    def known(self, name: str) -> str | None:
+        """The role of a projection by its name; None if nothing is chosen for it."""
+        role = role_kind(name)
+        return role if role in self.roles else None
+
+
+def _product(
+    spec: GemmSpec, name: str, x: np.ndarray, w: np.ndarray, bits: int, group: int
+) -> np.ndarray:
+    try:
+        return product(spec, x, w, bits=bits, group=group)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
 def output_errors(
-    bert: Bert,
+    calibration: Calibration,
     specs: Sequence[GemmSpec],
     places: Sequence[Place],
     *,
     group: int,
-    texts: Sequence[str] = CALIBRATION,
+    progress: bool = True,
 ) -> dict[Layer, dict[Place, float]]:
-    """The error of every projection's output, with float32 inputs.
+    """The error of every projection's output, with float32 inputs; of experts that of all.
 
     Raises:
-        ValueError: an operand does not fit a core.
+        InputError: an operand does not fit a core.
     """
-    inputs: dict[Layer, list[np.ndarray]] = {}
-    for text in texts:
-        x = bert.embed(bert.tokens(text))
-        for index in range(bert.architecture.layers):
+    model = calibration.model
+    sums: dict[Layer, dict[Place, tuple[float, float]]] = {}
 
-            def record(name: str, value: np.ndarray, index: int = index) -> np.ndarray:
-                inputs.setdefault(Layer(role=name, index=index), []).append(value)
-                w, b = bert.weight(index, name)
-                return value @ w.T + b
+    def recording(index: int | None) -> Project:
+        plain = model.plain(index)
 
-            x = bert.layer(index, x, record)
-    found: dict[Layer, dict[Place, float]] = {}
-    for layer, parts in inputs.items():
-        value = np.concatenate(parts)
-        w, _ = bert.weight(layer.index or 0, layer.role)
-        wanted = value @ w.T
-        found[layer] = {}
-        for place in places:
-            made = product(specs[place.core], value, w, bits=place.bits, group=group)
-            noise, signal = share(made, wanted)
-            found[layer][place] = noise / signal
-    return found
+        def project(name: str, value: np.ndarray) -> np.ndarray:
+            role = calibration.known(name)
+            if role is not None and len(value):
+                layer = Layer(role=role, index=index)
+                w, _ = model.weight(index, name)
+                wanted = value @ w.T
+                table = sums.setdefault(layer, {})
+                for place in places:
+                    spec = specs[place.core]
+                    made = _product(spec, layer.name, value, w, place.bits, group)
+                    noise, signal = share(made, wanted)
+                    before = table.get(place, (0.0, 0.0))
+                    table[place] = before[0] + noise, before[1] + signal
+            return plain(name, value)
+
+        return project
+
+    x = calibration.entered
+    layers = model.architecture.layers
+    with Progress("measuring layers", total=layers, enabled=progress) as shown:
+        for index in range(layers):
+            x = calibration.layer(index, x, recording(index))
+            shown.advance()
+        if calibration.heads:
+            calibration.out(x, recording(None))
+    return {
+        layer: {place: noise / signal if signal else 0.0 for place, (noise, signal) in of.items()}
+        for layer, of in sums.items()
+    }
 
 
 def model_errors(
-    bert: Bert,
+    calibration: Calibration,
     specs: Sequence[GemmSpec],
     places: Sequence[Place],
     *,
     group: int,
-    texts: Sequence[str] = CALIBRATION,
     progress: bool = True,
 ) -> dict[Layer, dict[Place, float]]:
-    """The error of the model's last hidden states, with one projection quantized at a time.
+    """The error of what the model gives, with one projection of one layer quantized at a time.
 
     What a layer's error does to those after it, and to what the residual stream carries past it,
-    is in it; what two errors do together is not.
+    is in it; what two errors do together is not. It gives logits, or an encoder hidden states.
 
     Raises:
-        ValueError: an operand does not fit a core.
+        InputError: an operand does not fit a core.
     """
-    arch = bert.architecture
-    entering: list[list[np.ndarray]] = []
-    for text in texts:
-        states = [bert.embed(bert.tokens(text))]
-        for index in range(arch.layers):
-            states.append(bert.layer(index, states[-1]))
-        entering.append(states)
+    model, layers = calibration.model, calibration.model.architecture.layers
+    states = [calibration.entered]
+    for index in range(layers):
+        states.append(calibration.layer(index, states[-1]))
+    wanted = calibration.out(states[-1])
     found: dict[Layer, dict[Place, float]] = {}
-    with Progress("measuring layers", total=arch.layers * len(PROJECTIONS), enabled=progress) as at:
-        for index in range(arch.layers):
-            for role in PROJECTIONS:
-                at.describe(f"measuring {index}.{role}")
+    of_layer = [
+        list(dict.fromkeys(filter(None, map(calibration.known, model.projections(index)))))
+        for index in range(layers)
+    ]
+    total = sum(map(len, of_layer)) + calibration.heads
+    with Progress("measuring layers", total=total, enabled=progress) as shown:
+        for index, roles in enumerate(of_layer):
+            for role in roles:
                 layer = Layer(role=role, index=index)
+                shown.describe(f"measuring {layer.name}")
                 found[layer] = {}
                 for place in places:
-                    noise = signal = 0.0
-                    for states in entering:
-                        x = _one_quantized(bert, layer, states[index], specs, place, group)
-                        for after in range(index + 1, arch.layers):
-                            x = bert.layer(after, x)
-                        some, all_of_it = share(x, states[-1])
-                        noise, signal = noise + some, signal + all_of_it
+                    project = _quantized(calibration, specs, {layer: place}, index, group)
+                    x = calibration.layer(index, states[index], project)
+                    for after in range(index + 1, layers):
+                        x = calibration.layer(after, x)
+                    noise, signal = share(calibration.out(x), wanted)
                     found[layer][place] = noise / signal
-                at.advance()
+                shown.advance()
+        if calibration.heads:
+            layer = Layer(role="lm_head", index=None)
+            found[layer] = {}
+            for place in places:
+                project = _quantized(calibration, specs, {layer: place}, None, group)
+                noise, signal = share(calibration.out(states[-1], project), wanted)
+                found[layer][place] = noise / signal
     return found
 
 
-def _one_quantized(
-    bert: Bert,
-    layer: Layer,
-    x: np.ndarray,
+def _quantized(
+    calibration: Calibration,
     specs: Sequence[GemmSpec],
-    place: Place,
+    chosen: Mapping[Layer, Place],
+    index: int | None,
     group: int,
-) -> np.ndarray:
-    """A layer's output with one of its projections as a core computes it."""
-    index = layer.index or 0
+) -> Project:
+    """The projections of a layer, those that something is chosen for as their core computes it."""
+    model = calibration.model
+    plain = model.plain(index)
 
     def project(name: str, value: np.ndarray) -> np.ndarray:
-        w, b = bert.weight(index, name)
-        if name != layer.role:
-            return np.asarray(value @ w.T + b)
-        made = product(specs[place.core], value, w, bits=place.bits, group=group)
-        return np.asarray(made + b)
+        role = calibration.known(name)
+        layer = Layer(role=role or name, index=index)
+        place = chosen.get(layer) if role is not None else None
+        if place is None:
+            return plain(name, value)
+        w, b = model.weight(index, name)
+        made = _product(specs[place.core], layer.name, value, w, place.bits, group)
+        return np.asarray(made if b is None else made + b)
 
-    return bert.layer(index, x, project)
+    return project
 
 
-def embeddings(
-    bert: Bert,
+def similarities(
+    calibration: Calibration,
     specs: Sequence[GemmSpec],
     chosen: Mapping[Layer, Place],
     *,
     group: int,
-    texts: Sequence[str] = HELD_OUT,
 ) -> list[float]:
-    """Cosines with float32 of the embeddings of texts, every projection as its core computes it."""
-    found = []
-    for text in texts:
-        tokens = bert.tokens(text)
-        x = bert.embed(tokens)
-        for index in range(bert.architecture.layers):
+    """Cosine with float32 for every input, every projection as its core computes it.
 
-            def project(name: str, value: np.ndarray, index: int = index) -> np.ndarray:
-                w, b = bert.weight(index, name)
-                place = chosen[Layer(role=name, index=index)]
-                made = product(specs[place.core], value, w, bits=place.bits, group=group)
-                return np.asarray(made + b)
-
-            x = bert.layer(index, x, project)
-        mean, wanted = x.mean(axis=0).astype(np.float64), bert.embedding(text).astype(np.float64)
-        found.append(float(mean @ wanted / (np.linalg.norm(mean) * np.linalg.norm(wanted))))
-    return found
+    It is that of a decoder's logits, and of an encoder's embedding: the mean over the tokens.
+    """
+    x = exact = calibration.entered
+    for index in range(calibration.model.architecture.layers):
+        exact = calibration.layer(index, exact)
+        x = calibration.layer(index, x, _quantized(calibration, specs, chosen, index, group))
+    found = calibration.out(x, _quantized(calibration, specs, chosen, None, group))
+    wanted = calibration.out(exact)
+    ends = np.cumsum(calibration.lengths)[:-1]
+    pairs = list(zip(np.split(found, ends), np.split(wanted, ends), strict=True))
+    if not isinstance(calibration.model, Decoder):
+        pairs = [(a.mean(axis=0), b.mean(axis=0)) for a, b in pairs]
+    return [cosine(a, b) for a, b in pairs]
 
 
 def quantized_weights(spec: GemmSpec, w: np.ndarray, bits: int, group: int) -> np.ndarray:

@@ -19,12 +19,13 @@ from sw_driver.allot import allotment
 from sw_driver.allot.allotment import AllotReport, allot, parse_budget
 from sw_driver.allot.costs import Costs, Figures, Place
 from sw_driver.allot.sensitivity import (
+    Calibration,
     Layer,
-    embeddings,
     model_errors,
     output_errors,
     quantized_weights,
     share,
+    similarities,
     weight_errors,
 )
 from sw_driver.architecture import load_architecture
@@ -32,9 +33,11 @@ from sw_driver.bert import Bert
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.command import allot as command
 from sw_driver.core import core_of
+from sw_driver.forward import Decoder, Transformer
 from sw_driver.map_report import workloads_of
 from sw_driver.mapping import Choices, map_workload
 from sw_driver.operands import product
+from sw_driver.prompts import load_transformer, prompts_of
 from sw_driver.quantize import quantize_symmetric
 
 TEXT = "Sums of tables."
@@ -66,6 +69,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory, files: SimpleNamespace) -> P
     file = tmp_path_factory.mktemp("models") / "small.gguf"
     made: Path = files.gguf(file, "llama", files.llama_keys, files.llama_shapes())
     return made
+
+
+ROLES = ("q", "k", "v", "o", "up", "down")
+
+
+def calibrated(model: Transformer, *roles: str) -> Calibration:
+    return Calibration.of(model, roles or ROLES, prompts_of(model, [TEXT])[0])
 
 
 def run(model: Path, specs: list[Any], *budgets: str, **named: Any) -> AllotReport:
@@ -187,7 +197,7 @@ def test_efficiency_trades_error_for_cycles(llama: Path) -> None:
 
 def test_errors_of_outputs_by_hand(bert: Bert) -> None:
     place = Place(core=0, bits=4)
-    errors = output_errors(bert, [ARRAY], [place], group=64, texts=[TEXT])
+    errors = output_errors(calibrated(bert), [ARRAY], [place], group=64, progress=False)
     assert len(errors) == 36
     x = bert.hidden(bert.tokens(TEXT), 2)
     w, _ = bert.weight(2, "q")
@@ -198,10 +208,10 @@ def test_errors_of_outputs_by_hand(bert: Bert) -> None:
     assert 1e-4 < noise < 0.1
 
 
-def test_errors_of_the_model_by_hand(bert: Bert, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_model_by_hand(bert: Bert) -> None:
     places = [Place(core=0, bits=2), Place(core=0, bits=8)]
-    monkeypatch.setattr("sw_driver.allot.sensitivity.PROJECTIONS", {"v": "", "down": ""})
-    errors = model_errors(bert, [SERIAL], places, group=64, texts=[TEXT], progress=False)
+    some = calibrated(bert, "v", "down")
+    errors = model_errors(some, [SERIAL], places, group=64, progress=False)
     assert len(errors) == 12
     for found in errors.values():
         assert found[places[1]] < found[places[0]] / 20
@@ -220,15 +230,46 @@ def test_errors_of_the_model_by_hand(bert: Bert, monkeypatch: pytest.MonkeyPatch
 
 
 def test_embeddings_of_an_allotment(bert: Bert) -> None:
-    roles = ("q", "k", "v", "o", "up", "down")
-    layers = [Layer(role=role, index=index) for index in range(6) for role in roles]
+    layers = [Layer(role=role, index=index) for index in range(6) for role in ROLES]
     cosines = []
     for bits in (2, 4, 8):
         chosen = dict.fromkeys(layers, Place(core=0, bits=bits))
-        cosines += embeddings(bert, [SERIAL], chosen, group=64, texts=[TEXT])
+        cosines += similarities(calibrated(bert), [SERIAL], chosen, group=64)
     assert cosines == sorted(cosines)
     assert cosines[0] < 0.9 < cosines[1]
     assert 0.99 < cosines[2] < 1
+
+
+def test_errors_of_a_decoder(llama: Path) -> None:
+    """Logits are what a decoder gives; the head is one of the layers that bits are chosen for."""
+    decoder = load_transformer(llama)
+    tokens = [[1, 7, 3, 11, 2], [5, 9]]
+    inputs, _ = prompts_of(decoder, tokens=tokens)
+    roles = ("q", "gate", "lm_head")
+    some = Calibration.of(decoder, roles, inputs)
+    place = Place(core=0, bits=3)
+    errors = model_errors(some, [SERIAL], [place], group=32, progress=False)
+    layers = decoder.architecture.layers
+    wanted = {Layer(role=role, index=index) for index in range(layers) for role in roles[:2]}
+    head = Layer(role="lm_head", index=None)
+    assert set(errors) == {*wanted, head}
+    assert isinstance(decoder, Decoder)
+    exact, made = [], []
+    for numbers in tokens:
+        x = decoder.final(decoder.hidden(numbers))
+        w, _ = decoder.weight(None, "lm_head")
+        exact.append(x @ w.T)
+        made.append(product(SERIAL, x, w, bits=3, group=32))
+    noise, signal = share(np.concatenate(made), np.concatenate(exact))
+    assert errors[head][place] == pytest.approx(noise / signal, rel=1e-5)
+    # Of a head the model's error and its own are one.
+    own = output_errors(some, [SERIAL], [place], group=32, progress=False)
+    assert own[head][place] == pytest.approx(noise / signal, rel=1e-5)
+    chosen = dict.fromkeys(errors, Place(core=0, bits=8))
+    assert min(similarities(some, [SERIAL], chosen, group=32)) > 0.99
+    report = run(llama, [SERIAL], "cycles=0.7x", sensitivity="model", widths=(2, 8))
+    assert report.data["measured"] == "model"
+    assert "random tokens of seed 0" in report.data["calibration"]
 
 
 def test_errors_of_weights_by_hand(llama: Path) -> None:
@@ -352,7 +393,7 @@ def test_command(bert: Bert, llama: Path, tmp_path: Path, monkeypatch: pytest.Mo
     result = CliRunner().invoke(command, [*arguments, "--picture", str(picture)])
     assert result.exit_code == 0, result.output
     assert "proven by dynamic programming" in result.output
-    assert "no activations of this model" in result.output
+    assert "no activations of this model were measured" in result.output
     assert picture.stat().st_size > 10_000
     result = CliRunner().invoke(command, [*arguments, "--json"])
     data = json.loads(result.output)
@@ -360,7 +401,6 @@ def test_command(bert: Bert, llama: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert {item["bits"] for item in data["best"]["layers"].values()} == {2, 8}
     # An encoder is measured by its activations, and run with what was chosen.
     monkeypatch.setattr(allotment, "HELD_OUT", (TEXT,))
-    monkeypatch.setattr("sw_driver.allot.sensitivity.HELD_OUT", (TEXT,))
     result = CliRunner().invoke(
         command,
         ["minilm", "--core", core, "--sensitivity", "layer", "--text", TEXT, "--json",

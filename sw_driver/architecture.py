@@ -137,7 +137,8 @@ class Architecture:
         embedding_width: width of an embedding vector, ``hidden`` unless it is projected.
         head: ``lm_head`` over the vocabulary; head_transform: a dense layer and a norm before it.
         ternary: the linear layers are trained as {−1, 0, +1}.
-        layer_groups: what the layers are; they do not say in which order.
+        layer_groups: what the layers are, and how many are so.
+        layer_order: of every layer the number of its group; empty where nobody said.
         latent: latent attention; ``head_dim`` is then that of queries and keys.
         storage: by role how a checkpoint stores it; nothing where only a configuration was read.
     """
@@ -170,6 +171,7 @@ class Architecture:
     pooler: bool = False
     ternary: bool = False
     latent: Latent | None = None
+    layer_order: tuple[int, ...] = ()
     storage: tuple[tuple[str, Shares], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -181,6 +183,10 @@ class Architecture:
     @property
     def layers(self) -> int:
         return sum(group.count for group in self.layer_groups)
+
+    def group_of(self, layer: int) -> LayerGroup:
+        """What a layer does."""
+        return self.layer_groups[self.layer_order[layer] if self.layer_order else 0]
 
     @property
     def q_width(self) -> int:
@@ -530,12 +536,21 @@ class _Common:
         return [window if slide else None for slide in slides]
 
 
-def _groups(windows: Sequence[int | None], mlps: Sequence[Mlp]) -> tuple[LayerGroup, ...]:
-    """Layers gathered by what they do, in the order of their first appearance."""
-    counts = Counter(zip(windows, mlps, strict=True))
-    return tuple(
-        LayerGroup(count=count, window=window, mlp=mlp) for (window, mlp), count in counts.items()
-    )
+def _groups(windows: Sequence[int | None], mlps: Sequence[Mlp]) -> dict[str, object]:
+    """Layers gathered by what they do, in the order of their first appearance, and which is which.
+
+    Returns the fields ``layer_groups`` and ``layer_order`` of an :class:`Architecture`.
+    """
+    kinds = list(zip(windows, mlps, strict=True))
+    counts = Counter(kinds)
+    numbers = {kind: number for number, kind in enumerate(counts)}
+    return {
+        "layer_groups": tuple(
+            LayerGroup(count=count, window=window, mlp=mlp)
+            for (window, mlp), count in counts.items()
+        ),
+        "layer_order": tuple(numbers[kind] for kind in kinds),
+    }
 
 
 def _shape_fields(shape: dict[str, int]) -> dict[str, object]:
@@ -587,7 +602,7 @@ def _llama(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups(windows, [mlp] * layers),
+        **_groups(windows, [mlp] * layers),
         "activation": fields.text("hidden_act", "silu"),
         "biases": frozenset(biases),
         "norms": norms,
@@ -616,7 +631,9 @@ def _mixture(common: _Common) -> dict[str, object]:
     qwen = common.family == "Qwen3MoeForCausalLM"
     shape = common.shape(kv_heads="required", head_dim="required" if qwen else "optional")
     hidden, layers, head_dim = shape["hidden"], shape["layers"], shape["head_dim"]
-    expert_field = "num_experts" if qwen else "num_local_experts"
+    # Newer files of Qwen3-MoE call the number as Mixtral's do.
+    given = fields.given("num_experts") or not fields.given("num_local_experts")
+    expert_field = "num_experts" if qwen and given else "num_local_experts"
     experts = fields.integer(expert_field, high=MAX_EXPERTS)
     active = fields.integer("num_experts_per_tok", high=MAX_EXPERTS)
     if not fields.bad & {expert_field, "num_experts_per_tok"} and active > experts:
@@ -644,7 +661,7 @@ def _mixture(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups(windows, mlps),
+        **_groups(windows, mlps),
         "activation": fields.text("hidden_act", "silu"),
         "biases": biases,
         "norms": norms,
@@ -719,7 +736,7 @@ def _deepseek(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups(
+        **_groups(
             [None] * layers,
             [sparse if is_mixed else dense for is_mixed in mixed],  # type: ignore[misc]
         ),
@@ -756,7 +773,7 @@ def _gemma(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups(windows, [mlp] * layers),
+        **_groups(windows, [mlp] * layers),
         "activation": fields.text(
             "hidden_activation", fields.text("hidden_act", "gelu_pytorch_tanh")
         ),
@@ -779,7 +796,7 @@ def _phi(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups([None] * layers, [mlp] * layers),
+        **_groups([None] * layers, [mlp] * layers),
         "activation": fields.text("hidden_act", "gelu_new"),
         "biases": frozenset({"q", "k", "v", "o", "up", "down", "lm_head"}),
         "norms": norms,
@@ -804,7 +821,7 @@ def _gpt2(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups([None] * layers, [mlp] * layers),
+        **_groups([None] * layers, [mlp] * layers),
         "activation": fields.text("activation_function", "gelu_new"),
         "biases": frozenset({"q", "k", "v", "o", "up", "down"}),
         "norms": _rms_norms(hidden),
@@ -825,7 +842,7 @@ def _opt(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": True,
-        "layer_groups": _groups([None] * layers, [mlp] * layers),
+        **_groups([None] * layers, [mlp] * layers),
         "activation": fields.text("activation_function", "relu"),
         "biases": frozenset({"q", "k", "v", "o", "up", "down"} if bias else ()),
         "norms": _rms_norms(hidden),
@@ -853,7 +870,7 @@ def _bert(common: _Common) -> dict[str, object]:
     return {
         **_shape_fields(shape),
         "causal": False,
-        "layer_groups": _groups([None] * layers, [mlp] * layers),
+        **_groups([None] * layers, [mlp] * layers),
         "activation": fields.text("hidden_act", "gelu"),
         "biases": frozenset(biases),
         "norms": _rms_norms(hidden),
@@ -884,7 +901,11 @@ FAMILIES: dict[str, tuple[_Reader, tuple[str, ...]]] = {
     "Qwen3ForCausalLM": (_llama, _WINDOW),
     "Qwen3MoeForCausalLM": (
         _mixture,
-        (*_WINDOW, "num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+        (
+            *_WINDOW,
+            *("num_experts", "num_local_experts", "num_experts_per_tok"),
+            "moe_intermediate_size",
+        ),
     ),
     "DeepseekV2ForCausalLM": (_deepseek, _DEEPSEEK),
     "DeepseekV3ForCausalLM": (_deepseek, _DEEPSEEK),

@@ -164,6 +164,28 @@ class Fields:
             return default
         return float(value)
 
+    def real(
+        self,
+        field: str,
+        default: float | None = None,
+        *,
+        above: float = 0.0,
+        most: float = 1e12,
+    ) -> float:
+        """A number above ``above``, at most ``most``; required unless there is a default."""
+        value = self._value(field)
+        if value is None:
+            if default is None:
+                self._missing(field)
+            return most if default is None else default
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            self.problem(field, "must be a number", value)
+        elif not above < value <= most:
+            self.problem(field, f"must be above {above:g}, at most {most:g}", value)
+        else:
+            return float(value)
+        return most if default is None else default
+
     def flag(self, field: str, default: bool) -> bool:
         """True or false."""
         value = self._value(field)

@@ -111,6 +111,25 @@ class Checkpoint:
         return replace(found, storage=storage, notes=notes)
 
     @property
+    def config(self) -> dict[str, Any] | None:
+        """The fields of its ``config.json``; None for a GGUF file, or where there is none.
+
+        Raises:
+            ConfigError: as :func:`sw_driver.config_file.read_json`.
+        """
+        return None if self._config is None else read_json(self._config)
+
+    @property
+    def config_file(self) -> Path:
+        """The file that says what the model is, for errors about it."""
+        return self.path if self._config is None else self._config
+
+    @property
+    def header(self) -> GgufHeader | None:
+        """The header of a GGUF file."""
+        return self._header
+
+    @property
     def parameters(self) -> int:
         """Elements of all tensors, integers that are no weights left out."""
         return sum(

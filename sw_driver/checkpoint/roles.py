@@ -18,7 +18,7 @@ _EXPERT = re.compile(r"^(?:mlp|block_sparse_moe)\.experts\.(\d{1,5})\.(\w+)$")
 _GGUF_EXPERT = re.compile(r"^ffn_(gate|up|down)\.(\d{1,5})$")
 
 # Parts of multimodal models that are no operator of the text part.
-_OTHER_TOWER = re.compile(
+OTHER_TOWER = re.compile(
     r"(?:^|\.)(?:vision|visual|audio|multi_modal|mm|image|embed_vision|v\.blk)"
 )
 
@@ -101,7 +101,7 @@ class Role:
 
 def role_of(name: str) -> Role | None:
     """The role that a tensor's name tells of; None for norms, biases and what is not known."""
-    if not name.endswith(".weight") or _OTHER_TOWER.search(name):
+    if not name.endswith(".weight") or OTHER_TOWER.search(name):
         return None
     stem = name.removesuffix(".weight")
     inside = _LAYER.search(stem)
@@ -199,6 +199,11 @@ def _missing(
         return f"{item}: must be stored once for {layers} {noun}, got {got} matrices"
     full = sum(len(found) == stack for found in by_layer.values())
     return f"{item}: must be stored for {stack} experts in {layers} {noun}, got {full} such layers"
+
+
+def matrix_shapes(arch: Architecture) -> dict[str, tuple[int, int]]:
+    """By role the shape ``(N, K)`` of a matrix."""
+    return _wanted(arch)[0]
 
 
 def _wanted(arch: Architecture) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:

@@ -20,6 +20,7 @@ from sim.gemm import GemmPlan, tile
 from sw_driver.core import core_of
 from sw_driver.quantize import (
     SCHEMES,
+    Clip,
     QuantizedWeights,
     Scheme,
     quantize_activations,
@@ -174,6 +175,7 @@ def prepare(
     group: int,
     activation_bits: int | None = None,
     grouped: bool = False,
+    clip: Clip = "absmax",
 ) -> Prepared:
     """A product of real matrices for a core.
 
@@ -183,6 +185,7 @@ def prepare(
         group: elements of K that share a scale of integer weights.
         activation_bits: width of integer activations, where jobs choose it; the widest if None.
         grouped: integer activations have a scale for each group, too, instead of one a row.
+        clip: what a scale of integer weights spans, see :mod:`sw_driver.quantize.integers`.
 
     Raises:
         ValueError: the core cannot take such operands.
@@ -193,15 +196,15 @@ def prepare(
     if isinstance(a_format, FloatFormat) and isinstance(w_format, FloatFormat):
         return _floats(spec, a_format, w_format, x, w)
     if isinstance(a_format, FloatFormat) and "w_scale" in spec.further:
-        return _dequantized(spec, a_format, x, w, bits)
+        return _dequantized(spec, a_format, x, w, bits, clip)
     if isinstance(spec, IntegerGemmSpec) and w_format is None:
         if isinstance(a_format, FloatFormat):
             rows = _float_rows(a_format, x)
         else:
             rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
         if spec.job_operands:
-            return _converted(spec, rows, w, bits, group, activation_bits)
-        return _integers(spec, rows, w, bits, group, activation_bits)
+            return _converted(spec, rows, w, bits, group, activation_bits, clip)
+        return _integers(spec, rows, w, bits, group, activation_bits, clip)
     raise ValueError(f"{spec.name}: operands of {spec.block} cannot be quantized here")
 
 
@@ -308,13 +311,13 @@ def _floats(
 
 
 def _dequantized(
-    spec: GemmSpec, form: FloatFormat, x: np.ndarray, w: np.ndarray, bits: int
+    spec: GemmSpec, form: FloatFormat, x: np.ndarray, w: np.ndarray, bits: int, clip: Clip
 ) -> Prepared:
     """Integer weights whose scales the core applies itself, before it multiplies."""
     group = spec.further["w_scale"].per
     zeros = "w_zero" in spec.further
     scheme: Scheme = "asymmetric" if zeros else "symmetric"
-    weights = SCHEMES[scheme](w, bits, group)
+    weights = SCHEMES[scheme](w, bits, group, clip=clip)
     a = _float_rows(form, x)
     extra = {"w_scale": FP16.encode(weights.scale).astype(np.int64)}
     if weights.zero is not None:
@@ -345,12 +348,13 @@ def _integers(
     bits: int,
     group: int,
     activation_bits: int | None,
+    clip: Clip,
 ) -> Prepared:
     """Integer weights, one GEMM a scale group; activations are integers of one scale a token, or
     floating."""
     grouped = a.scale.shape[1] > 1
     scheme = scheme_for(spec.weight_encoding, bits)
-    weights = SCHEMES[scheme](w, bits, group)
+    weights = SCHEMES[scheme](w, bits, group, clip=clip)
     operand = operand_for(weights, spec.weight_encoding)
     plans = [
         _group_plan(spec, a.codes, operand, weights.columns(g), g, bits, activation_bits)
@@ -399,6 +403,7 @@ def _converted(
     bits: int,
     group: int,
     activation_bits: int | None,
+    clip: Clip,
 ) -> Prepared:
     """Integer operands whose results the core itself converts, a scale group at a time.
 
@@ -409,7 +414,7 @@ def _converted(
         ValueError: the quantizer's codes are not those that the core multiplies with.
     """
     scheme = scheme_for(spec.weight_encoding, bits)
-    weights = SCHEMES[scheme](w, bits, group)
+    weights = SCHEMES[scheme](w, bits, group, clip=clip)
     operand = operand_for(weights, spec.weight_encoding)
     if (operand.factor, operand.offset) != (1, 0):
         raise ValueError(

@@ -10,6 +10,7 @@ pattern.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,7 @@ class Pairs:
             tokens = _merged(tokens, left, right, BYTES + number)
         return tokens
 
-    def decode(self, tokens: np.ndarray) -> bytes:
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of tokens; a token beyond the vocabulary is an ``IndexError``."""
         return b"".join(self.pieces[int(token)] for token in tokens)
 
@@ -96,13 +97,15 @@ class Pairs:
 def train_pairs(texts: tuple[str, ...], size: int) -> Pairs:
     """The vocabulary of ``size`` tokens whose merges are, one by one, of the most frequent pair.
 
-    Of pairs that are as frequent the first in order of their tokens counts. No pair spans two texts.
+    Of pairs that are as frequent the first in order of their tokens counts. No pair spans texts.
 
     Raises:
         ValueError: the texts have fewer pairs.
     """
     end = -1
-    parts = [np.frombuffer(text.encode() + b"\0", dtype=np.uint8).astype(np.int64) for text in texts]
+    parts = [
+        np.frombuffer(text.encode() + b"\0", dtype=np.uint8).astype(np.int64) for text in texts
+    ]
     for part in parts:
         part[-1] = end
     tokens = np.concatenate(parts)
@@ -131,7 +134,9 @@ def load_pairs(path: Path) -> Pairs:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(raw) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: must be at most {MAX_FILE_BYTES} bytes to be read without a library")
+        raise InputError(
+            f"{path}: must be at most {MAX_FILE_BYTES} bytes to be read without a library"
+        )
     try:
         form: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -158,7 +163,9 @@ def _parsed(path: Path, form: Any) -> Pairs:
     index = {name: number for number, name in enumerate(names)}
     for number, entry in enumerate(listed):
         pair = entry.split(" ") if isinstance(entry, str) else entry
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)):
+        if not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+        ):
             raise InputError(f"{path}: model.merges[{number}]: must be two tokens")
         left, right = pair
         if left not in index or right not in index or left + right in index:

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1
 class Shape:
     """The model. Widths are multiples of 64, so that groups and tiles of cores divide them."""
 
-    vocabulary: int = 512
+    vocabulary: int = 768
     hidden: int = 128
     layers: int = 3
     heads: int = 4
@@ -94,11 +94,11 @@ class Recipe:
         decay: of matrices, a step as ``rate · decay``.
     """
 
-    steps: int = 3000
-    batch: int = 32
-    rate: float = 4e-3
-    embedding_rate: float = 4e-3
-    warm_up: int = 50
+    steps: int = 4800
+    batch: int = 16
+    rate: float = 8e-3
+    embedding_rate: float = 8e-3
+    warm_up: int = 100
     cool_down: float = 0.6
     decay: float = 0.1
     seed: int = 20240
@@ -146,14 +146,24 @@ def windows(text: np.ndarray, context: int) -> np.ndarray:
 def batches(corpus: Corpus, pairs: Pairs, shape: Shape, recipe: Recipe) -> Iterator[np.ndarray]:
     """``(batch, context + 1)`` rows without end: the pieces in a new order every time around."""
     rng = np.random.default_rng(recipe.seed + 1)
-    gap = pairs.encode("\n\n")
-    pieces = [np.concatenate([pairs.encode(text), gap]) for text in corpus.train]
+    pieces = _pieces(corpus, pairs)
     while True:
         order = rng.permutation(len(pieces))
         rows = windows(np.concatenate([pieces[i] for i in order]), shape.context)
         rows = rows[rng.permutation(len(rows))]
         for start in range(0, len(rows) - recipe.batch + 1, recipe.batch):
             yield rows[start : start + recipe.batch].astype(np.int32)
+
+
+def _pieces(corpus: Corpus, pairs: Pairs) -> list[np.ndarray]:
+    """Tokens of every piece, an empty line after it."""
+    gap = pairs.encode("\n\n")
+    # All at once: no text holds the byte 0, and so no merge does.
+    tokens = pairs.encode("\0".join(corpus.train))
+    return [
+        np.concatenate([part[part != START], gap])
+        for part in np.split(tokens, np.flatnonzero(tokens == START))
+    ]
 
 
 def model(shape: Shape) -> Callable[[Parameters, Any], Any]:
@@ -255,9 +265,7 @@ def train(
         )
 
     def matrices(p: Parameters) -> dict[str, Any]:
-        return {
-            name: MuonDimensionNumbers((1,), (0,)) if "_proj" in name else None for name in p
-        }
+        return {name: MuonDimensionNumbers((1,), (0,)) if "_proj" in name else None for name in p}
 
     rule = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -309,3 +317,109 @@ def bits_per_byte(
     total = sum(float(measured(p, rows[i : i + 1])) for i in range(len(rows)))
     size = len(pairs.decode(rows[:, 1:].reshape(-1)))
     return total * shape.context / math.log(2) / size
+
+
+def save(
+    target: Path,
+    parameters: dict[str, np.ndarray],
+    shape: Shape,
+    pairs: Pairs,
+    evaluation: str,
+    record: dict[str, Any],
+) -> dict[str, str]:
+    """Write a Hugging Face folder, whole or not at all; and the SHA-256 of its files.
+
+    Args:
+        record: how it was trained, to ``training.json``.
+    """
+    import safetensors.numpy
+
+    with new_folder(target) as folder:
+        packed = safetensors.numpy.save(parameters, {"format": "pt"})
+        (folder / "model.safetensors").write_bytes(packed)
+        text = json.dumps(shape.config(), indent=2) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+        pairs.save(folder / "tokenizer.json")
+        (folder / "evaluation.txt").write_text(evaluation, encoding="utf-8")
+        digests = {
+            item.name: hashlib.sha256(item.read_bytes()).hexdigest()
+            for item in sorted(folder.iterdir())
+        }
+        text = json.dumps({**record, "sha256": digests}, indent=2) + "\n"
+        (folder / "training.json").write_text(text, encoding="utf-8")
+    return digests
+
+
+@console.command("train")
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the model; must be new or hold one.",
+)
+@click.option("--steps", metavar="N", type=click.IntRange(10, 1 << 20), help="For the recipe's.")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 1 << 32), help="For the recipe's.")
+@click.option(
+    "--library",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Sources of a standard library (default: the running Python's).",
+)
+def main(out: Path, steps: int | None, seed: int | None, library: Path | None) -> None:
+    """Train the small language model on Python's documentation."""
+    import platform
+    import sys
+    from importlib.metadata import version
+
+    if out.exists() and not (out / "config.json").is_file():
+        raise InputError(f"{out}: must be new or the folder of a model")
+    shape, recipe = Shape(), Recipe()
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, warm_up=min(recipe.warm_up, steps // 10))
+    if seed is not None:
+        recipe = replace(recipe, seed=seed)
+    try:
+        corpus = collect(library)
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from None
+    click.echo(
+        f"corpus of Python {platform.python_version()}: {len(corpus.train)} pieces, "
+        f"{sum(map(len, corpus.train)):,} bytes; held out {len(corpus.held_out)}, "
+        f"{sum(map(len, corpus.held_out)):,} bytes; SHA-256 {corpus.sha256}"
+    )
+    pairs = train_pairs(corpus.train, shape.vocabulary)
+    began = time.process_time()
+
+    def told(step: int, loss: float) -> None:
+        spent = time.process_time() - began
+        click.echo(
+            f"step {step} of {recipe.steps}: {loss:.4f} nats a token, {spent:.0f} s", err=True
+        )
+
+    parameters = train(corpus, pairs, shape, recipe, progress=told)
+    seconds = time.process_time() - began
+    measured = bits_per_byte(parameters, shape, pairs, corpus.held_out)
+    versions = {name: version(name) for name in ("jax", "jaxlib", "optax", "numpy", "safetensors")}
+    record = {
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": platform.machine(),
+        "corpus_sha256": corpus.sha256,
+        "shape": asdict(shape),
+        "recipe": asdict(recipe),
+        "held_out_bits_per_byte": measured,
+    }
+    digests = save(out, parameters, shape, pairs, corpus.evaluation(), record)
+    count = sum(array.size for array in parameters.values())
+    click.echo(
+        f"{count:,} parameters, {measured:.4f} bits a byte of the held-out text, "
+        f"{seconds:.0f} s of one processor"
+    )
+    for name, digest in digests.items():
+        click.echo(f"{digest}  {name}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

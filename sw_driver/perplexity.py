@@ -1,0 +1,645 @@
+"""Perplexity of a language model whose linear layers are computed in a core's formats.
+
+Every product of activations and weights goes through the golden model of a core
+(:mod:`sw_driver.products`); norms, attention, rotations and sums are float32, as is the model that
+the others are compared with.
+
+A text of ``n`` tokens is read in windows: each begins with the model's first token, if it has one,
+and no token sees beyond its window. Every token of the text is predicted once. With
+``L = −Σ ln p(token | those before it)``, perplexity is ``exp(L / n)``, and bits per byte are
+``L / (ln 2 · bytes of the text)``, which do not depend on the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hw.formats import BlockFormat
+from hw.gemm import GemmSpec
+from rtl_gen import __version__
+from rtl_gen.console import Progress
+from rtl_gen.errors import InputError
+from sw_driver import report as lay
+from sw_driver.core import core_of
+from sw_driver.forward import Decoder, KvCache, Project
+from sw_driver.products import ProductFormat, product
+from sw_driver.quantize import Clip
+from sw_driver.quantize.treatments import Treatment
+from sw_driver.quantized_caches import CacheKind, QuantizedCache
+from sw_driver.report import Report, Table
+from sw_driver.run import check_request
+from sw_driver.tiny import EVALUATION, PACKAGED, language_model_folder
+from sw_driver.tokenizer import Tokenizer, tokenizer_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DEFAULT_CONTEXT = 256
+DEFAULT_GROUP = 64
+BATCH = 2048
+"""Tokens that go through the model at once."""
+
+MAX_TEXT_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a text costs a model.
+
+    Attributes:
+        nats: ``−Σ ln p``. tokens: that were predicted. bytes: of the text.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """Of a token."""
+        return math.exp(min(self.nats / self.tokens, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.nats / math.log(2) / self.bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A format and its score.
+
+    Attributes:
+        formats: of activations and weights, or of the cache. treatment: what was done before.
+        weight_bits_each, activation_bits_each: memory an element takes, scales included.
+        cache_bits_each: of an element of the cache, 32 where it is float32.
+    """
+
+    spec: str
+    block: str
+    digest: str
+    formats: str
+    treatment: str
+    weight_bits: int
+    weight_bits_each: float
+    activation_bits_each: float
+    score: Score
+    cache_bits_each: float = 32.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityReport(Report):
+    """``plain``: all in float32. ``rows``: every format. ``caches``: of the cache alone."""
+
+    plain: Score
+    rows: tuple[Measured, ...]
+    caches: tuple[Measured, ...]
+
+
+class Text:
+    """A text as windows of tokens.
+
+    Args:
+        text: the text. tokenizer: of the model. start: the token before every window, or None.
+        context: tokens of a window that the model sees, the first one included.
+
+    Raises:
+        InputError: there is nothing to predict.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, start: int | None, context: int):
+        tokens = tokenizer.encode(text)
+        self.bytes = len(text.encode())
+        first = [] if start is None else [start]
+        if len(tokens) + len(first) < 2:
+            raise InputError(f"text: must have a token to predict, got {len(tokens)} in all")
+        self.rows = [
+            np.concatenate([first, tokens[at : at + context]]).astype(np.int64)
+            for at in range(0, len(tokens), context)
+        ]
+        # Without a token to begin with, the first of a window has nothing to be predicted from.
+        self.rows = [row for row in self.rows if len(row) > 1]
+        self.tokens = sum(len(row) - 1 for row in self.rows)
+
+    def batches(self, most: int) -> Iterator[list[np.ndarray]]:
+        """Windows by so many tokens at most, one window at least."""
+        batch: list[np.ndarray] = []
+        size = 0
+        for row in self.rows:
+            if batch and size + len(row) > most:
+                yield batch
+                batch, size = [], 0
+            batch.append(row)
+            size += len(row)
+        yield batch
+
+
+def score(
+    decoder: Decoder,
+    text: Text,
+    project: Callable[[int | None], Project] | None = None,
+    *,
+    batch: int = BATCH,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> Score:
+    """What a text costs.
+
+    Args:
+        project: of a layer, or None for the head, what stands in for its projections.
+        batch: tokens that go through the model at once, one window at least.
+        advance: is told how many tokens are done.
+    """
+    nats = 0.0
+    for rows in text.batches(batch):
+        lengths = [len(row) - 1 for row in rows]
+        x = decoder.embed(np.concatenate([row[:-1] for row in rows]).tolist())
+        if decoder.architecture.positions:
+            # Learned positions begin anew in every window.
+            x = np.concatenate([decoder.embed(row[:-1].tolist()) for row in rows])
+        for layer in range(decoder.architecture.layers):
+            x = decoder.layer(layer, x, None if project is None else project(layer), None, lengths)
+        logits = decoder.logits(x, None if project is None else project(None))
+        nats += cross_entropy(logits, np.concatenate([row[1:] for row in rows]))
+        advance(sum(lengths))
+    return Score(nats=nats, tokens=text.tokens, bytes=text.bytes)
+
+
+def score_with_cache(
+    decoder: Decoder,
+    text: Text,
+    make: Callable[[], KvCache],
+    *,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> tuple[Score, float]:
+    """The same token by token, with a cache for every window; and its bits an element, at the ends
+    of the windows."""
+    nats = 0.0
+    held = elements = 0
+    arch = decoder.architecture
+    for row in text.rows:
+        cache = make()
+        outputs = []
+        for place, token in enumerate(row[:-1].tolist()):
+            x = decoder.embed([token], place)
+            for layer in range(arch.layers):
+                project = None
+                if isinstance(cache, QuantizedCache):
+                    project = cache.projecting(layer, plain(decoder, layer))
+                x = decoder.layer(layer, x, project, cache)
+            outputs.append(x)
+        nats += cross_entropy(decoder.logits(np.concatenate(outputs)), row[1:])
+        if isinstance(cache, QuantizedCache):
+            held += 8 * cache.bytes
+        elements += arch.layers * (len(row) - 1) * 2 * arch.kv_heads * arch.head_dim
+        advance(len(row) - 1)
+    found = Score(nats=nats, tokens=text.tokens, bytes=text.bytes)
+    return found, held / elements if held else 32.0
+
+
+def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> float:
+    """``−Σ ln p`` of targets ``(T,)`` by logits ``(T, vocab)``, summed in double precision."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    chosen = wide[np.arange(len(targets)), targets]
+    return float((np.log(np.exp(wide).sum(axis=1)) - chosen).sum())
+
+
+def plain(decoder: Decoder, layer: int | None) -> Project:
+    """The projections in float32."""
+
+    def project(name: str, x: np.ndarray) -> np.ndarray:
+        w, b = decoder.weight(layer, name)
+        found: np.ndarray = x @ w.T
+        return found if b is None else found + b
+
+    return project
+
+
+def in_format(
+    decoder: Decoder, form: ProductFormat, *, head: bool = True
+) -> Callable[[int | None], Project]:
+    """The projections of every layer by a core's golden model, biases added in float32.
+
+    Args:
+        head: the product with the vocabulary, too; else it is float32.
+    """
+
+    def of_layer(layer: int | None) -> Project:
+        def project(name: str, x: np.ndarray) -> np.ndarray:
+            if name == "lm_head" and not head:
+                return plain(decoder, layer)(name, x)
+            w, b = decoder.weight(layer, name)
+            try:
+                found = product(form, x, w)
+            except ValueError as error:
+                where = name if layer is None else f"layer {layer}: {name}"
+                raise InputError(f"{form.spec.name}: {where}: {error}") from None
+            return found if b is None else found + b
+
+        return project
+
+    return of_layer
+
+
+def batch_of(form: ProductFormat) -> int:
+    """Tokens that go through the model at once: windows alone where a scale is of all of them."""
+    a_format = form.spec.operand_formats[0]
+    return 1 if isinstance(a_format, BlockFormat) and a_format.tensor_scale else BATCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is asked for, beside cores and their widths.
+
+    Attributes:
+        treatment: of both operands of every product. head: quantize the product with the
+            vocabulary. grouped: a scale for each group of integer activations.
+    """
+
+    group: int = DEFAULT_GROUP
+    activation_bits: int | None = None
+    clip: Clip = "absmax"
+    hadamard: int = 0
+    head: bool = True
+    grouped: bool = False
+
+    @property
+    def treatment(self) -> Treatment:
+        if not self.hadamard:
+            return Treatment(name="plain")
+        return Treatment(name=f"hadamard {self.hadamard}", hadamard=self.hadamard)
+
+
+def perplexity(
+    specs: Sequence[object],
+    *,
+    model: Path | str | Decoder = PACKAGED,
+    widths: Mapping[str, Sequence[int]] | None = None,
+    weight_bits: Sequence[int] = (),
+    wanted: Wanted | None = None,
+    caches: Sequence[CacheKind] = (),
+    text_file: Path | None = None,
+    context: int | None = None,
+    progress: bool = True,
+) -> PerplexityReport:
+    """Perplexity in float32 and in the formats of cores.
+
+    Args:
+        specs: GEMM cores.
+        model: ``tiny``, or a folder with a checkpoint and ``tokenizer.json``.
+        widths: of integer weights, by name of the core; ``weight_bits`` of the others, as far as
+            they have them; a core's widest up to 8 by default.
+        caches: formats of the cache, each by itself.
+        text_file: UTF-8; by default the held-out text that is kept with the model ``tiny``.
+        context: tokens of a window; 256 by default, or the model's positions if they are fewer.
+
+    Raises:
+        InputError: a specification, the model, the text or a number is wrong.
+    """
+    wanted = wanted or Wanted()
+    decoder = model if isinstance(model, Decoder) else Decoder(language_model_folder(model))
+    arch = decoder.architecture
+    text = read_text(EVALUATION if text_file is None else text_file)
+    most = min(arch.max_positions, 1 << 15)
+    if context is not None and not 2 <= context <= most:
+        raise InputError(f"context: must lie in [2, {most}] for {arch.name}, got {context}")
+    folder = decoder.checkpoint.path
+    tokenizer = tokenizer_of(folder if folder.is_dir() else folder.parent)
+    if tokenizer.size > arch.vocab:
+        raise InputError(
+            f"{folder}: tokenizer.json: must have at most {arch.vocab} tokens, the vocabulary of "
+            f"the model, got {tokenizer.size}"
+        )
+    windows = Text(text, tokenizer, first_token(decoder), context or min(DEFAULT_CONTEXT, most))
+    forms = _forms(specs, decoder, widths or {}, weight_bits, wanted)
+    kept = [(kind, QuantizedCache(decoder, kind)) for kind in caches]
+
+    rows: list[Measured] = []
+    cached: list[Measured] = []
+    total = windows.tokens * (1 + len(forms) + len(kept))
+    with Progress("measuring", total=total, enabled=progress) as shown:
+        shown.describe("measuring float32")
+        plain_score = score(decoder, windows, advance=shown.advance)
+        for form in forms:
+            name = _formats(form)
+            shown.describe(f"measuring {form.spec.name}, {name}")
+            found = score(
+                decoder,
+                windows,
+                in_format(decoder, form, head=wanted.head),
+                batch=batch_of(form),
+                advance=shown.advance,
+            )
+            rows.append(
+                Measured(
+                    spec=form.spec.name,
+                    block=form.spec.block,
+                    digest=form.spec.digest,
+                    formats=name,
+                    treatment=_treatment(wanted, form),
+                    weight_bits=form.bits,
+                    weight_bits_each=form.weight_bits_each,
+                    activation_bits_each=form.activation_bits_each,
+                    score=found,
+                )
+            )
+        for kind, _ in kept:
+            shown.describe(f"measuring the cache {kind.name}")
+            found, bits = score_with_cache(
+                decoder,
+                windows,
+                lambda kind=kind: QuantizedCache(decoder, kind),  # type: ignore[misc]
+                advance=shown.advance,
+            )
+            cached.append(
+                Measured(
+                    spec="",
+                    block="",
+                    digest="",
+                    formats=kind.name,
+                    treatment="",
+                    weight_bits=32,
+                    weight_bits_each=32.0,
+                    activation_bits_each=32.0,
+                    score=found,
+                    cache_bits_each=bits,
+                )
+            )
+    return _report(decoder, windows, wanted, text_file, plain_score, rows, cached)
+
+
+def read_text(file: Path) -> str:
+    """A text file in UTF-8, of a bounded size.
+
+    Raises:
+        InputError: it cannot be read, is empty, too large, or no text.
+    """
+    try:
+        with file.open("rb") as handle:
+            raw = handle.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{file}: cannot be read, {reason}") from None
+    if len(raw) > MAX_TEXT_BYTES:
+        raise InputError(f"{file}: must be at most {MAX_TEXT_BYTES >> 20} MiB")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: must be UTF-8, byte {error.start} is not") from None
+    if not text.strip():
+        raise InputError(f"{file}: must not be empty")
+    return text
+
+
+def first_token(decoder: Decoder) -> int | None:
+    """The token that begins a text, by the model's configuration; None if it names none."""
+    told = (decoder.checkpoint.config or {}).get("bos_token_id")
+    valid = isinstance(told, int) and not isinstance(told, bool)
+    if told is None or not valid:
+        return None
+    if not 0 <= told < decoder.architecture.vocab:
+        raise InputError(
+            f"{decoder.checkpoint.config_file}: bos_token_id: must lie in "
+            f"[0, {decoder.architecture.vocab - 1}], got {told}"
+        )
+    return int(told)
+
+
+def _forms(
+    specs: Sequence[object],
+    decoder: Decoder,
+    widths: Mapping[str, Sequence[int]],
+    weight_bits: Sequence[int],
+    wanted: Wanted,
+) -> list[ProductFormat]:
+    """Every core at its widths.
+
+    Raises:
+        InputError: with every problem.
+    """
+    problems = []
+    forms = []
+    size = wanted.hadamard
+    if size and size not in (2, 4, 8, 16, 32, 64, 128):
+        problems.append(f"hadamard: must be a power of two from 2 to 128, got {size}")
+    elif size:
+        for name in ("q", "o", "down"):
+            k = decoder.shape(0, name)[1] if decoder.tensors.has(0, name) else 0
+            if k % size:
+                problems.append(f"hadamard: must divide {k}, K of {name}, got {size}")
+    for spec in specs:
+        name = getattr(spec, "name", "")
+        try:
+            checked = check_request(
+                spec,
+                decoder.architecture.layers,
+                0,
+                widths.get(name, ()),
+                wanted.group,
+                _activations(spec, wanted.activation_bits),
+            )
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        for bits in widths.get(name) or _default_widths(checked, weight_bits):
+            forms.append(
+                ProductFormat(
+                    spec=checked,
+                    bits=bits,
+                    group=wanted.group,
+                    activation_bits=_activations(spec, wanted.activation_bits),
+                    grouped=wanted.grouped,
+                    clip=wanted.clip,
+                    treatment=wanted.treatment,
+                )
+            )
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return forms
+
+
+def _activations(spec: object, bits: int | None) -> int | None:
+    """A width of activations for cores whose jobs choose one; others have theirs."""
+    chosen = isinstance(spec, GemmSpec) and len(spec.activation_bits) > 1
+    return bits if chosen else None
+
+
+def _default_widths(spec: GemmSpec, asked: Sequence[int]) -> list[int]:
+    widths = core_of(spec).widths
+    if len(widths) == 1:
+        return list(widths)
+    return [bits for bits in asked if bits in widths] or [min(8, widths[-1])]
+
+
+def _formats(form: ProductFormat) -> str:
+    """``INT8 × W4 asymmetric``."""
+    core = core_of(form.spec, form.activation_bits)
+    w_format = form.spec.operand_formats[1]
+    if w_format is not None:
+        return f"{core.activation_name} × {w_format.name}"
+    scheme = form.scheme
+    weights = "ternary" if scheme == "ternary" else f"W{form.bits} {scheme}"
+    return f"{core.activation_name} × {weights}"
+
+
+def _treatment(wanted: Wanted, form: ProductFormat) -> str:
+    parts = []
+    if wanted.hadamard:
+        parts.append(wanted.treatment.name)
+    if wanted.clip != "absmax" and form.spec.operand_formats[1] is None:
+        parts.append(f"clip {wanted.clip}")
+    if wanted.grouped and form.spec.operand_formats == (None, None):
+        parts.append("scales of A by group")
+    return ", ".join(parts) or "plain"
+
+
+def _report(
+    decoder: Decoder,
+    text: Text,
+    wanted: Wanted,
+    text_file: Path | None,
+    plain_score: Score,
+    rows: Sequence[Measured],
+    cached: Sequence[Measured],
+) -> PerplexityReport:
+    arch = decoder.architecture
+
+    def figures(found: Score) -> tuple[str, str, str]:
+        ratio = (found.perplexity / plain_score.perplexity - 1) * 100
+        return f"{found.perplexity:.3f}", f"{ratio:+.2f} %", f"{found.bits_per_byte:.4f}"
+
+    tables = [
+        Table(
+            columns=(
+                "core", "formats", "treatment", "bits W", "A", "perplexity", "to float32",
+                "bits a byte",
+            ),
+            rows=[
+                ("float32", "", "", "32.00", "32.00", *figures(plain_score)),
+                *(
+                    (
+                        row.spec,
+                        row.formats,
+                        row.treatment,
+                        f"{row.weight_bits_each:.2f}",
+                        f"{row.activation_bits_each:.2f}",
+                        *figures(row.score),
+                    )
+                    for row in sorted(rows, key=lambda row: row.score.nats)
+                ),
+            ],
+        )
+    ]  # fmt: skip
+    if cached:
+        tables.append(
+            Table(
+                columns=("cache", "bits", "perplexity", "to float32", "bits a byte"),
+                rows=[
+                    (row.formats, f"{row.cache_bits_each:.2f}", *figures(row.score))
+                    for row in sorted(cached, key=lambda row: row.score.nats)
+                ],
+            )
+        )
+    source = "held-out documentation of Python" if text_file is None else str(text_file)
+    first = first_token(decoder)
+    most = max(len(row) - 1 for row in text.rows)
+    facts = [
+        f"text: {source}, {lay.count(text.bytes)} bytes, {lay.count(text.tokens)} tokens predicted "
+        f"in {len(text.rows)} windows of up to {most}"
+        + ("" if first is None else f", each after token {first}"),
+    ]
+    head = "" if wanted.head else " but the product with the vocabulary"
+    notes = []
+    if rows:
+        notes.append(
+            f"every product of activations and weights{head} by the core's golden model; integer "
+            f"weights in groups of {wanted.group} along K; norms, attention, sums are float32"
+        )
+        notes.append(
+            "bits: memory an element takes, scales included; of integer and floating activations "
+            "one scale a token not counted"
+        )
+    if cached:
+        notes.append(
+            "cache: linear layers in float32, tokens one by one; bits of an element of keys and "
+            "values, what is kept plain in 16 bits, at the end of a window"
+        )
+
+    def plain_data(row: Measured) -> dict[str, Any]:
+        return {**asdict(row), "score": score_data(row.score)}
+
+    return PerplexityReport(
+        title=f"perplexity of {arch.name}, {lay.count(arch.parameters)} parameters",
+        facts=facts,
+        tables=tables,
+        notes=notes,
+        data={
+            "rtlgen": __version__,
+            "model": arch.name,
+            "parameters": arch.parameters,
+            "text": None if text_file is None else str(text_file),
+            "bytes": text.bytes,
+            "tokens": text.tokens,
+            "windows": len(text.rows),
+            "group": wanted.group,
+            "activation_bits": wanted.activation_bits,
+            "clip": wanted.clip,
+            "hadamard": wanted.hadamard,
+            "head": wanted.head,
+            "float32": score_data(plain_score),
+            "rows": [plain_data(row) for row in rows],
+            "caches": [plain_data(row) for row in cached],
+        },
+        draw=(lambda figure: draw_perplexities(figure, plain_score, rows)) if rows else None,
+        size=(8.0, 4.6),
+        plain=plain_score,
+        rows=tuple(rows),
+        caches=tuple(cached),
+    )
+
+
+def score_data(found: Score) -> dict[str, Any]:
+    """Plain data for JSON."""
+    return {
+        **asdict(found),
+        "perplexity": found.perplexity,
+        "bits_per_byte": found.bits_per_byte,
+    }
+
+
+def draw_perplexities(figure: Figure, plain_score: Score, rows: Sequence[Measured]) -> None:
+    """Perplexity against bits a weight, a colour for each block."""
+    axes = figure.subplots()
+    colours = (lay.BLUE, lay.ORANGE, lay.GREEN, lay.RED, lay.PURPLE, lay.SKY, lay.YELLOW)
+    markers = ("o", "s", "^", "D", "v", "P", "X")
+    blocks = list(dict.fromkeys(row.block for row in rows))
+    for index, name in enumerate(blocks):
+        some = [row for row in rows if row.block == name]
+        axes.scatter(
+            [row.weight_bits_each for row in some],
+            [row.score.perplexity for row in some],
+            color=colours[index % len(colours)],
+            marker=markers[index % len(markers)],
+            label=name,
+            zorder=3,
+        )
+    # One label for what lies on one spot.
+    spots: dict[tuple[float, float], list[str]] = {}
+    for row in rows:
+        spot = (round(row.weight_bits_each, 2), round(math.log(row.score.perplexity), 2))
+        spots.setdefault(spot, []).append(row.formats.split(" asym")[0].split(" symm")[0])
+    for (bits, logged), names in spots.items():
+        axes.annotate(
+            ", ".join(dict.fromkeys(names)), (bits, math.exp(logged)), xytext=(5, 3),
+            textcoords="offset points", fontsize=6,
+        )  # fmt: skip
+    axes.axhline(plain_score.perplexity, color=lay.GREY, linewidth=1, linestyle="--")
+    axes.set_yscale("log")
+    axes.set_xlabel("bits a weight, scales included")
+    axes.set_title("perplexity (dashed: float32)")
+    axes.legend(frameon=False)

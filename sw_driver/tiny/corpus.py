@@ -2,7 +2,8 @@
 
 Documentation strings of the standard library's modules, classes and functions, and the topics that
 ``help()`` shows, both read out of the sources by :mod:`ast`; nothing is imported or executed.
-Everything is in a fixed order. Sources are held out whole, by name, for evaluation.
+Everything is in a fixed order. Sources are held out whole, by name, for evaluation, less the pieces
+of which a paragraph stands in the rest as well.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ HELD_OUT = (
 TOPICS = "pydoc_data/topics.py"
 """The module that is one dictionary of texts: Python's reference, section by section."""
 
-TOPICS_HELD_OUT = ("bltin-types", "exceptions", "import", "string-methods", "with")
+TOPICS_HELD_OUT = ("exceptions", "import", "string-methods", "with")
 """Its sections that are held out."""
 
 EVALUATION_BYTES = 16384
@@ -108,9 +109,18 @@ def collect(library: Path | None = None) -> Corpus:
         if text not in seen:
             seen.add(text)
             (held_out if topic in TOPICS_HELD_OUT else train).append(text)
+    # What is said twice, as sections that others contain, is not held out.
+    known = {paragraph for text in train for paragraph in _paragraphs(text)}
+    held_out = [text for text in held_out if known.isdisjoint(_paragraphs(text))]
     if not train or not held_out:
         raise FileNotFoundError(f"{root}: holds no sources of the standard library")
     return Corpus(train=tuple(train), held_out=tuple(held_out))
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The longer paragraphs of a text, whatever their lines and indents."""
+    found = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    return [part for part in found if len(part) >= _LEAST]
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -271,13 +271,20 @@ class Progress:
             if not self._enabled:
                 return
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
 
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%" if self._total else ""),
                 TimeElapsedColumn(),
+                *([TextColumn("left"), TimeRemainingColumn()] if self._total else []),
                 console=Console(stderr=True),
                 transient=True,
             )

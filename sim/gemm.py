@@ -142,6 +142,30 @@ class GemmPlan:
             extra=extra,
         )
 
+    def columns(self, start: int, stop: int) -> GemmPlan:
+        """The part of the GEMM in some tiles of columns; its jobs follow one another in the whole.
+
+        Args:
+            start, stop: numbers of tiles along N.
+        """
+        tile = self.spec.tile
+        m, n, k = self.shape
+        rows = slice(start * tile.n, stop * tile.n)
+        inside = slice(start * tile.n, min(stop * tile.n, n))
+        extra = {
+            name: array[rows] if self.spec.further.get(name, Further()).side == "n" else array
+            for name, array in self.extra.items()
+        }
+        return replace(
+            self,
+            shape=(m, inside.stop - inside.start, k),
+            w=self.w[rows],
+            z=None if self.z is None else self.z[rows],
+            c=None if self.c is None else self.c[:, rows],
+            add_after=None if self.add_after is None else self.add_after[:, inside],
+            extra=extra,
+        )
+
     def expected(self) -> dict[str, np.ndarray]:
         """Every job's results by the golden model, ``(jobs, tile.m, tile.n, …)`` by field.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -163,18 +164,27 @@ def inspect(path: Path, every: bool, as_json: bool) -> None:
 @console.spec_argument
 @click.option(
     "--model",
-    metavar="DIR",
+    metavar="CHECKPOINT",
     default="minilm",
     show_default=True,
-    help="Folder of a BERT checkpoint, or minilm for the packaged one.",
+    help="A checkpoint: a folder, a safetensors or a GGUF file, or minilm for the packaged one.",
 )
-@click.option("--layer", metavar="N", type=int, default=0, show_default=True, help="Which layer.")
+@click.option(
+    "--layer",
+    "--layers",
+    "layer",
+    metavar="N|all",
+    default="0",
+    show_default=True,
+    help="Which layer, or all of them.",
+)
 @click.option(
     "--weight-bits",
     metavar="BITS",
     type=int,
     multiple=True,
-    help="Width of weights; may be repeated. Default: 1, 2 and 4 as far as the core has them.",
+    help="Width that weights are quantized to; may be repeated. Default: as the checkpoint stores "
+    "them; floats at 1, 2 and 4 bits (2 and 4 for all layers) as far as the core has them.",
 )
 @click.option(
     "--activation-bits",
@@ -188,9 +198,31 @@ def inspect(path: Path, every: bool, as_json: bool) -> None:
     type=int,
     default=64,
     show_default=True,
-    help="Elements of K that share a scale.",
+    help="Elements of K that share a scale of weights that are quantized here.",
 )
-@click.option("--text", help="The sentence that the activations come from.")
+@click.option(
+    "--text",
+    multiple=True,
+    help="A text that the activations come from; may be repeated.",
+)
+@click.option(
+    "--text-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Texts, one a line.",
+)
+@click.option(
+    "--tokens",
+    metavar="1,2,3",
+    multiple=True,
+    help="Token numbers in the place of a text; may be repeated.",
+)
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=int,
+    help="Instances of the core that share the work. Default: one for each core of this machine.",
+)
 @click.option(
     "--scales",
     type=click.Choice(["software", "rtl"]),
@@ -208,40 +240,55 @@ def inspect(path: Path, every: bool, as_json: bool) -> None:
 def run(
     spec_file: Path,
     model: str,
-    layer: int,
+    layer: str,
     weight_bits: tuple[int, ...],
     activation_bits: int | None,
     group: int,
-    text: str | None,
+    text: tuple[str, ...],
+    text_file: Path | None,
+    tokens: tuple[str, ...],
+    jobs: int | None,
     scales: str,
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Run a real layer with real weights on the simulated RTL.
+    """Run a real layer, or a whole model, with real weights on the simulated RTL.
 
-    Quantizes the projections of one encoder layer, sends a sentence's activations through the
-    Verilated core, and compares bit for bit with the reference and by cosine with float32.
+    The projections are packed, as the checkpoint stores them or quantized, and sent with a text's
+    activations through the Verilated core. Results are compared bit for bit with the reference,
+    and by cosine with float32.
     """
     from rtl_gen.errors import VerificationError
     from rtl_gen.specfile import load_spec
+    from sw_driver.prompts import texts_in, token_numbers
     from sw_driver.report import check_picture
-    from sw_driver.run import DEFAULT_TEXT, run_layer
+    from sw_driver.run import check_layers, run_layer, run_model
 
     if picture is not None:
         check_picture(picture)
-    if text is not None and not text.strip():
+    number = check_layers(layer)
+    if not all(item.strip() for item in text):
         raise InputError("text: must not be empty")
+    if text_file is not None and text:
+        raise InputError("--text-file: give texts or a file of them, not both")
+    texts = list(text) if text_file is None else texts_in(text_file)
+    numbers = [token_numbers(item) for item in tokens]
     spec = load_spec(spec_file)
-    report = run_layer(
-        spec,
-        model=model,
-        layer=layer,
-        weight_bits=weight_bits or None,
-        activation_bits=activation_bits,
-        group=group,
-        text=DEFAULT_TEXT if text is None else text,
-        hardware_scales=scales == "rtl",
-    )
+    settings: dict[str, Any] = {
+        "model": model,
+        "weight_bits": weight_bits or None,
+        "activation_bits": activation_bits,
+        "group": group,
+        "text": texts or None,
+        "tokens": numbers or None,
+        "hardware_scales": scales == "rtl",
+        "jobs": jobs,
+    }
+    report: Any
+    if number is None:
+        report = run_model(spec, **settings)
+    else:
+        report = run_layer(spec, layer=number, **settings)
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))

@@ -21,6 +21,7 @@ from sw_driver.core import core_of
 from sw_driver.quantize import (
     SCHEMES,
     Clip,
+    QuantizedBlocks,
     QuantizedWeights,
     Scheme,
     quantize_activations,
@@ -199,9 +200,9 @@ def prepare(
         return _dequantized(spec, a_format, x, w, bits, clip)
     if isinstance(spec, IntegerGemmSpec) and w_format is None:
         if isinstance(a_format, FloatFormat):
-            rows = _float_rows(a_format, x)
+            rows = float_rows(a_format, x)
         else:
-            rows = _integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
+            rows = integer_rows(spec, x, activation_bits, group if grouped else x.shape[1])
         if spec.job_operands:
             return _converted(spec, rows, w, bits, group, activation_bits, clip)
         return _integers(spec, rows, w, bits, group, activation_bits, clip)
@@ -212,7 +213,15 @@ def _blocks(
     spec: GemmSpec, a_format: BlockFormat, w_format: BlockFormat, x: np.ndarray, w: np.ndarray
 ) -> Prepared:
     """Block-scaled operands: scales go with the elements, tensor scales are a factor outside."""
-    a, b = quantize_blocks(x, a_format).codes, quantize_blocks(w, w_format).codes
+    return block_product(spec, a_format, x, quantize_blocks(w, w_format))
+
+
+def block_product(
+    spec: GemmSpec, a_format: BlockFormat, x: np.ndarray, weights: QuantizedBlocks
+) -> Prepared:
+    """A product with weights in the core's block format; activations are brought into theirs."""
+    w_format = weights.form
+    a, b = quantize_blocks(x, a_format).codes, weights.codes
     plan = tile(spec, a.elements, b.elements, extra={"a_scale": a.scales, "w_scale": b.scales})
     factor = 1.0
     for scale in (a.tensor_scale, b.tensor_scale):
@@ -235,7 +244,7 @@ def _blocks(
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Codes of rows, what they stand for, and their factors: one a row, or one a row and group.
 
     ``scale`` is ``(M, 1)`` or ``(M, groups)``; the last group may be shorter than ``group``.
@@ -262,7 +271,7 @@ class _Rows:
         return self.scale[:, column : column + 1]
 
 
-def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
+def float_rows(form: FloatFormat, x: np.ndarray) -> Rows:
     """Rows in a floating format; narrow ones are scaled to its largest value, row by row."""
     scale = np.ones(len(x), dtype=np.float32)
     scaled = form.width <= NARROW
@@ -270,10 +279,10 @@ def _float_rows(form: FloatFormat, x: np.ndarray) -> _Rows:
         scale = (np.abs(x).max(axis=1) / form.max).astype(np.float32)
         scale[scale == 0] = 1
     codes = form.encode(x / scale[:, None].astype(np.float64), overflow="saturate")
-    return _Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1], scaled)
+    return Rows(codes.astype(np.int64), form.decode(codes), scale[:, None], x.shape[1], scaled)
 
 
-def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group: int) -> _Rows:
+def integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group: int) -> Rows:
     """Rows as integers, a scale for each group of their elements."""
     form = spec.activations
     parts = [
@@ -284,14 +293,14 @@ def _integer_rows(spec: IntegerGemmSpec, x: np.ndarray, bits: int | None, group:
     ]
     codes = np.concatenate([part.codes for part in parts], axis=1).astype(np.int64)
     scale = np.stack([part.scale for part in parts], axis=1)
-    return _Rows(codes, codes.astype(np.float64), scale, group)
+    return Rows(codes, codes.astype(np.float64), scale, group)
 
 
 def _floats(
     spec: GemmSpec, a_format: FloatFormat, w_format: FloatFormat, x: np.ndarray, w: np.ndarray
 ) -> Prepared:
     """Floating operands; of eight bits with a scale a row of either."""
-    a, b = _float_rows(a_format, x), _float_rows(w_format, w)
+    a, b = float_rows(a_format, x), float_rows(w_format, w)
     plan = tile(spec, a.codes, b.codes)
 
     def finish(results: Sequence[Fields]) -> np.ndarray:
@@ -318,7 +327,7 @@ def _dequantized(
     zeros = "w_zero" in spec.further
     scheme: Scheme = "asymmetric" if zeros else "symmetric"
     weights = SCHEMES[scheme](w, bits, group, clip=clip)
-    a = _float_rows(form, x)
+    a = float_rows(form, x)
     extra = {"w_scale": FP16.encode(weights.scale).astype(np.int64)}
     if weights.zero is not None:
         extra["w_zero"] = weights.zero.astype(np.int64)
@@ -343,7 +352,7 @@ def _dequantized(
 
 def _integers(
     spec: IntegerGemmSpec,
-    a: _Rows,
+    a: Rows,
     w: np.ndarray,
     bits: int,
     group: int,
@@ -398,7 +407,7 @@ def _integers(
 
 def _converted(
     spec: IntegerGemmSpec,
-    a: _Rows,
+    a: Rows,
     w: np.ndarray,
     bits: int,
     group: int,

@@ -28,12 +28,12 @@ from rtl_gen.errors import InputError
 from sw_driver import report as lay
 from sw_driver.core import core_of
 from sw_driver.forward import Decoder, KvCache, Project
+from sw_driver.linear import check_request
 from sw_driver.products import ProductFormat, product
 from sw_driver.quantize import Clip
 from sw_driver.quantize.treatments import Treatment
 from sw_driver.quantized_caches import CacheKind, QuantizedCache
 from sw_driver.report import Report, Table
-from sw_driver.run import check_request
 from sw_driver.tiny import EVALUATION, PACKAGED, language_model_folder
 from sw_driver.tokenizer import Tokenizer, tokenizer_of
 

@@ -1,598 +1,417 @@
-"""A real layer on the simulated RTL: quantized, packed, run, compared.
+"""Real layers and whole models on the simulated RTL: quantized or as stored, run, compared.
 
-Each projection of an encoder layer becomes GEMMs of a core: of integers one for each group of K
-that shares a scale, of floating and block formats one in all (:mod:`sw_driver.operands`). They are
-offered to the Verilated core back to back. What is not in the core (scales of integers and the sum
-over their groups, bias, and attention between the projections) is done here in float32.
+Each projection of a layer goes through the Verilated core (:mod:`sw_driver.linear`). What is
+between the projections (norms, attention, activation function, residual sums, routing) is float32
+(:mod:`sw_driver.forward`), as is what comes before the layers that are run.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hw.block import block
 from hw.gemm import GemmSpec
-from hw.integers import IntegerGemmSpec
-from rtl_gen import __version__
 from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
-from sim.gemm import GemmPlan
-from sim.harness import Model, Packed, verilate
-from sw_driver import cost
-from sw_driver import report as lay
-from sw_driver.bert import PROJECTIONS, Bert
-from sw_driver.core import Core, core_of
-from sw_driver.mapping import Choices, core_ints, system_of
-from sw_driver.operands import Groups, Prepared, prepare, rounds, scaled_outside
-from sw_driver.report import Report, Table
-from sw_driver.scaling import Scaled, Scaler
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DEFAULT_TEXT = (
-    "Low-bit language models trade a little precision for a great deal of memory bandwidth."
+from sim.harness import Model, verilate
+from sw_driver.bert import sentence
+from sw_driver.core import core_of
+from sw_driver.forward import Decoder, Project, Transformer
+from sw_driver.instances import Instances, Simulator, checked_jobs
+from sw_driver.linear import (
+    AS_STORED,
+    DEFAULT_GROUP,
+    LayerRunner,
+    ProjectionRun,
+    check_request,
+    cosine,
+    sqnr_db,
+    width_name,
 )
-DEFAULT_GROUP = 64
+from sw_driver.mapping import takes
+from sw_driver.prompts import DEFAULT_TEXT, SENTENCES, Prompt, load_transformer, prompts_of
+from sw_driver.run_report import (
+    ModelReport,
+    RunReport,
+    Similarity,
+    draw_cosines,
+    draw_cycles,
+    layer_report,
+    model_report,
+)
 
-_LOST = 2.0**-6
-"""Share of ``Σ |a|·|w|`` that a core may lose that aligns activations to a few bits."""
+__all__ = [
+    "DEFAULT_GROUP",
+    "DEFAULT_TEXT",
+    "LayerRunner",
+    "ModelReport",
+    "ProjectionRun",
+    "RunReport",
+    "check_request",
+    "cosine",
+    "draw_cosines",
+    "draw_cycles",
+    "run_layer",
+    "run_model",
+    "sqnr_db",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectionRun:
-    """A projection on the RTL.
-
-    Attributes:
-        shape: ``(M, N, K)``. groups: scale groups along K.
-        cycles: observed; predicted: by the block's timing model; mapped: by the mapper's formula.
-        mismatches: results of the RTL that differ from the reference.
-        cosine, sqnr_db: of the output to the float32 projection of the same input.
-        seconds: simulation.
-        scale_cycles, scale_predicted: of the scale-and-accumulate unit, 0 without one.
-    """
-
-    name: str
-    weight_bits: int
-    scheme: str
-    shape: tuple[int, int, int]
-    groups: int
-    jobs: int
-    cycles: int
-    predicted: int
-    mapped: int
-    results: int
-    mismatches: int
-    first_mismatch: str | None
-    cosine: float
-    sqnr_db: float
-    seconds: float
-    scale_cycles: int = 0
-    scale_predicted: int = 0
-
-    @property
-    def exact(self) -> bool:
-        return (
-            self.mismatches == 0
-            and self.cycles == self.predicted == self.mapped
-            and self.scale_cycles == self.scale_predicted
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunReport(Report):
-    """A report of layers that were run.
-
-    Attributes:
-        runs: every projection at every width. layer_cosine: of the layer's output, by width.
-        failures: what differed, one line each; empty if the RTL is right.
-    """
-
-    runs: tuple[ProjectionRun, ...]
-    layer_cosine: Mapping[int, float]
-    failures: tuple[str, ...] = field(default=())
-
-
-class LayerRunner:
-    """Quantized linear layers on a Verilated core.
-
-    Args:
-        spec: the core. model: its Verilated model.
-        group: elements of K that share a scale.
-        activation_bits: width of the activations, where jobs choose it; the widest if None.
-        hardware_scales: scale and sum the groups of integers on RTL, too.
-    """
-
-    def __init__(
-        self,
-        spec: GemmSpec,
-        model: Model,
-        *,
-        group: int,
-        activation_bits: int | None = None,
-        hardware_scales: bool = False,
-    ):
-        self.hardware_scales = hardware_scales
-        self._scalers: dict[int, Scaler] = {}
-        self.spec, self.model, self.group = spec, model, group
-        self.activation_bits = activation_bits
-        self.core = core_of(spec, activation_bits)
-
-    def linear(
-        self, name: str, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, bits: int
-    ) -> tuple[np.ndarray, ProjectionRun]:
-        """``x·wᵀ + b`` with weights of ``bits`` bits on the RTL.
-
-        Args:
-            x: ``(M, K)``, quantized per token. w: ``(N, K)``. b: ``(N,)``.
-
-        Returns:
-            The output ``(M, N)`` in ``float32``, and what happened.
-        """
-        prepared = prepare(
-            self.spec,
-            x,
-            w,
-            bits=bits,
-            group=self.group,
-            activation_bits=self.activation_bits,
-        )
-        if self.hardware_scales and prepared.scales is None and scaled_outside(self.spec):
-            raise InputError(
-                f"scales: must be software for {self.spec.name} at W{bits}: {prepared.quantizer} "
-                f"weights in {self.core.encoding} codes need sums of rows, and of "
-                f"{self.core.activation_name} nothing here makes them"
-            )
-        plans = prepared.plans
-        started = time.perf_counter()
-        run = self.model.run(_joined(plans), {"o": sum(plan.jobs for plan in plans)})
-        seconds = time.perf_counter() - started
-        tiles = run.outputs["o"]
-
-        mismatches, first, results, position = 0, None, 0, 0
-        gathered, wanted = [], []
-        for g, plan in enumerate(plans):
-            part = {name: beats[position : position + plan.jobs] for name, beats in tiles.items()}
-            position += plan.jobs
-            golden = plan.expected()
-            gathered.append(plan.assemble(part))
-            wanted.append(plan.assemble(golden))
-            for item, array in golden.items():
-                wrong = part[item] != array
-                results += wrong.size
-                if not wrong.any():
-                    continue
-                mismatches += int(wrong.sum())
-                index = tuple(int(i) for i in np.argwhere(wrong)[0])
-                first = first or (
-                    f"group {g}, job {index[0]}, element {index[1:]}: got {part[item][index]}, "
-                    f"expected {array[index]}"
-                )
-        self._check_reference(name, prepared, wanted)
-        scaled = None
-        if self.hardware_scales and prepared.scales is not None:
-            scaled = self._scaled(plans, tiles, prepared.scales, b, (len(x), len(w)), bits)
-            output, results = scaled.o, results + scaled.results
-            mismatches, first = mismatches + scaled.mismatches, first or scaled.first_mismatch
-        else:
-            output = prepared.finish(gathered)
-            if b is not None:
-                output += b
-        reference = x @ w.T + (b if b is not None else 0)
-        return output, ProjectionRun(
-            name=name,
-            weight_bits=bits,
-            scheme=prepared.quantizer,
-            shape=(len(x), w.shape[0], w.shape[1]),
-            groups=prepared.groups,
-            jobs=position,
-            cycles=run.cycles,
-            predicted=self._predicted(plans),
-            mapped=self._mapped(len(x), w.shape[0], w.shape[1], bits, prepared.groups),
-            results=results,
-            mismatches=mismatches,
-            first_mismatch=first,
-            cosine=cosine(output, reference),
-            sqnr_db=sqnr_db(output, reference),
-            seconds=seconds,
-            scale_cycles=0 if scaled is None else scaled.cycles,
-            scale_predicted=0 if scaled is None else scaled.predicted,
-        )
-
-    def _scaled(
-        self,
-        plans: Sequence[GemmPlan],
-        tiles: Mapping[str, np.ndarray],
-        scales: Groups,
-        bias: np.ndarray | None,
-        shape: tuple[int, int],
-        bits: int,
-    ) -> Scaled:
-        """The groups' results through a scale-and-accumulate unit."""
-        if any(len(plan.parts) > 1 for plan in plans):
-            raise InputError(
-                f"group: must be at most {self.spec.max_k} for {self.spec.name} with scales on RTL,"
-                f" got {self.group}"
-            )
-        starts = np.cumsum([0, *(plan.jobs for plan in plans)])
-        parts = [
-            {name: beats[a:b] for name, beats in tiles.items()}
-            for a, b in itertools.pairwise(starts)
-        ]
-        if bits not in self._scalers:
-            self._scalers[bits] = Scaler(self.spec, group=self.group, bits=bits)
-        return self._scalers[bits].run(parts, scales, bias, *shape)
-
-    def close(self) -> None:
-        """Free the models of the units beside the core."""
-        for scaler in self._scalers.values():
-            scaler.close()
-        self._scalers = {}
-
-    def _check_reference(
-        self, name: str, prepared: Prepared, wanted: Sequence[Mapping[str, np.ndarray]]
-    ) -> None:
-        """The reference too is held against the plain product, without its tiles."""
-        if not rounds(self.spec):
-            same = all(
-                np.array_equal(fields["o"], plan.product())
-                for plan, fields in zip(prepared.plans, wanted, strict=True)
-            )
-        elif getattr(self.spec, "quantized", False):
-            return  # entries of eight bits are far from the product
-        else:
-            found, plain = prepared.finish(wanted), prepared.a @ prepared.w.T
-            most = _LOST * (np.abs(prepared.a) @ np.abs(prepared.w).T)
-            same = bool((np.abs(found - plain) <= most + np.finfo(np.float32).tiny).all())
-        if not same:
-            raise AssertionError(f"{name}: the reference differs from the plain product")
-
-    def _predicted(self, plans: Sequence[GemmPlan]) -> int:
-        """Cycles of all jobs back to back by the block's timing model."""
-        timing: Any = block(self.spec.block).timing
-        latency = int(timing.latency(self.spec))
-        return latency + sum(plan.predicted_cycles - latency for plan in plans)
-
-    def _mapped(self, m: int, n: int, k: int, bits: int, groups: int) -> int:
-        """Cycles of the projection by the mapper's closed form."""
-        result = cost.linear(
-            core_ints(self.core, bits),
-            system_of(self.core, Choices()),
-            m=m,
-            n=n,
-            k=k,
-            runs=1,
-            instances=1,
-            group=k if groups == 1 else min(self.group, k),
-            cache_row_bits=0,
-            bias=0,
-        )
-        return int(result.cycles)
-
-
-def _joined(plans: Sequence[GemmPlan]) -> dict[str, Packed]:
-    """The inputs of several GEMMs as one sequence of jobs."""
-    joined = {}
-    for name in plans[0].inputs:
-        parts = [plan.inputs[name] for plan in plans]
-        starts = np.cumsum([0, *(len(part.rows) for part in parts[:-1])])
-        indices = [
-            start + (np.arange(len(part.rows)) if part.index is None else part.index)
-            for start, part in zip(starts, parts, strict=True)
-        ]
-        joined[name] = Packed(
-            np.concatenate([part.rows for part in parts]),
-            np.concatenate(indices).astype(np.int32),
-        )
-    return joined
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine similarity of two arrays, as vectors, in double precision."""
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def sqnr_db(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Signal to quantization noise: ``10 log10(Σ wanted² / Σ (found − wanted)²)``."""
-    noise = np.square(found.astype(np.float64) - wanted).sum()
-    signal = np.square(wanted.astype(np.float64)).sum()
-    return float(10 * np.log10(signal / noise)) if noise else float("inf")
-
-
-def check_request(
-    spec: object,
-    layers: int,
-    layer: int,
-    weight_bits: Sequence[int],
-    group: int,
-    activation_bits: int | None = None,
-) -> GemmSpec:
-    """The specification, if it can run what is asked for.
-
-    Raises:
-        InputError: with every problem.
-    """
-    name = getattr(spec, "name", "specification")
-    if not isinstance(spec, GemmSpec):
-        kind = getattr(spec, "block", None)
-        raise InputError(f"{name}: block: must be a GEMM core to run a layer, got {kind!r}")
-    problems = []
-    try:
-        core = core_of(spec, activation_bits)
-    except InputError as error:
-        problems.append(str(error))
-        core = core_of(spec)
-    if isinstance(spec, IntegerGemmSpec) and spec.operand_formats[0] is None:
-        if spec.activations.code == "twos_complement" and core.activation_bits < 2:
-            problems.append(f"{name}: activations: two's complement needs 2 bits, got 1")
-        if spec.activations.low >= 0:
-            problems.append(f"{name}: activations: must be signed, the layer's are of both signs")
-    if not 0 <= layer < layers:
-        problems.append(f"layer: must lie in [0, {layers - 1}], got {layer}")
-    for bits in weight_bits:
-        if bits not in core.widths:
-            least, most = core.widths[0], core.widths[-1]
-            problems.append(f"weight_bits: must lie in [{least}, {most}] for {name}, got {bits}")
-        elif bits > 8 and spec.operand_formats[1] is None:
-            problems.append(f"weight_bits: must be at most 8 to be quantized to, got {bits}")
-    if not 1 <= group <= 1 << 20:
-        problems.append(f"group: must lie in [1, {1 << 20}], got {group}")
-    if problems:
-        raise InputError("\n".join(problems))
-    return spec
+MAX_HEAD = 1 << 26
+"""Elements of the largest vocabulary head that a whole model's run takes through the RTL."""
 
 
 def run_layer(
     spec: object,
     *,
-    model: Path | str | Bert = "minilm",
+    model: Path | str | Transformer = "minilm",
     layer: int = 0,
     weight_bits: Sequence[int] | None = None,
     activation_bits: int | None = None,
     group: int = DEFAULT_GROUP,
-    text: str = DEFAULT_TEXT,
-    simulator: Model | None = None,
+    text: str | Sequence[str] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+    simulator: Model | Simulator | None = None,
     hardware_scales: bool = False,
+    jobs: int | None = 1,
     progress: bool = True,
 ) -> RunReport:
-    """The six projections of an encoder layer on the simulated RTL, a sentence's activations in.
+    """The projections of a layer on the simulated RTL, a real input's activations in.
 
     The layer is run as a whole for every width: what comes out of one projection goes, through
-    float32 attention, norms and activation, into the next.
+    float32 attention, norms and activation, into the next. Of a mixture the experts are run that
+    tokens are routed to; the router is float32.
 
     Args:
         spec: a GEMM core.
-        model: ``minilm``, a folder with a BERT checkpoint, or one that is loaded.
-        weight_bits: widths; by default 1, 2 and 4 as far as the core has them.
+        model: ``minilm``, a checkpoint of any kind and architecture that is read, or a loaded one.
+        weight_bits: widths that weights are quantized to; by default they are taken as the
+            checkpoint stores them, and floats are quantized to 1, 2 and 4 bits as far as the core
+            has them (beside stored codes to the widest of these).
         activation_bits: width of the activations, where jobs choose it; the widest if None.
+        group: elements of K that share a scale of weights that are quantized here.
+        text, tokens: what the activations are of, see :func:`sw_driver.prompts.prompts_of`.
         simulator: the core's Verilated model, if there is one already.
         hardware_scales: scale and sum the groups of integers on RTL, too, bias included.
+        jobs: instances of the core that share the work, each in a process of its own; None is one
+            for each core of the machine. The results are the same. More than one starts processes
+            that import the calling program again, as ``multiprocessing`` has it: a script needs
+            ``if __name__ == "__main__"``.
         progress: show progress on standard error.
 
     Raises:
         InputError: the model, the specification or a number is wrong.
-        ToolError: the simulator could not be built.
+        ToolError: the simulator could not be built, or an instance died.
     """
-    bert = model if isinstance(model, Bert) else Bert(model)
-    core_bits = list(weight_bits or ())
-    if not core_bits and isinstance(spec, GemmSpec):
-        widths = core_of(spec).widths
-        core_bits = [bits for bits in (1, 2, 4) if bits in widths] or [widths[-1]]
-    layers = bert.architecture.layers
-    checked = check_request(spec, layers, layer, core_bits, group, activation_bits)
-    tokens = bert.tokens(text)
-    entered = bert.hidden(tokens, layer)
-    wanted = bert.layer(layer, entered)
-    simulator = simulator or verilate(checked, progress=progress)
-    runner = LayerRunner(
-        checked,
-        simulator,
-        group=group,
-        activation_bits=activation_bits,
-        hardware_scales=hardware_scales,
-    )
-
+    loaded = load_transformer(model)
+    work = _Work.of(spec, loaded, [layer], weight_bits, activation_bits, group, jobs)
+    texts = [text] if isinstance(text, str) else text
+    inputs, note = prompts_of(loaded, texts, tokens)
+    lengths = [len(prompt.tokens) for prompt in inputs]
+    entered = loaded.embed_all([prompt.tokens for prompt in inputs])
+    for number in range(layer):
+        entered = loaded.layer(number, entered, lengths=lengths)
+    wanted = loaded.layer(layer, entered, lengths=lengths)
     runs: list[ProjectionRun] = []
     layer_cosine = {}
-    total = len(core_bits) * len(PROJECTIONS)
-    with Progress("running the layer", total=total, enabled=progress) as shown:
-        for bits in core_bits:
-            shown.describe(f"running the layer at W{bits}")
-
-            def project(name: str, x: np.ndarray, bits: int = bits) -> np.ndarray:
-                w, b = bert.weight(layer, name)
-                output, result = runner.linear(name, x, w, b, bits)
-                runs.append(result)
-                shown.advance()
-                return output
-
-            layer_cosine[bits] = cosine(bert.layer(layer, entered, project), wanted)
-    runner.close()
-    return _report(runner.core, bert, layer, group, text, len(tokens), runs, layer_cosine)
+    with work.open(simulator, hardware_scales, progress) as runner:
+        total = work.macs(loaded, [layer], sum(lengths)) * len(work.widths)
+        with Progress("running the layer", total=total, enabled=progress) as shown:
+            for asked in work.widths:
+                shown.describe(f"running the layer {width_name(asked, 'at ')}")
+                project = work.project(runner, loaded, layer, asked, runs, shown)
+                found = loaded.layer(layer, entered, project, lengths=lengths)
+                layer_cosine[asked] = cosine(found, wanted)
+        core = runner.core
+    return layer_report(core, loaded, layer, group, inputs, note, runs, layer_cosine)
 
 
-def _report(
-    core: Core,
-    bert: Bert,
-    layer: int,
-    group: int,
-    text: str,
-    tokens: int,
-    runs: Sequence[ProjectionRun],
-    layer_cosine: Mapping[int, float],
-) -> RunReport:
-    failures = []
-    for item in runs:
-        where = f"{item.name} at W{item.weight_bits}"
-        if item.mismatches:
-            failures.append(
-                f"{where}: {item.mismatches} of {item.results} results differ, "
-                f"{item.first_mismatch}"
-            )
-        if item.scale_cycles != item.scale_predicted:
-            failures.append(
-                f"{where}: {item.scale_cycles} cycles of the scales observed, "
-                f"{item.scale_predicted} by the timing model"
-            )
-        if not item.cycles == item.predicted == item.mapped:
-            failures.append(
-                f"{where}: {item.cycles} cycles observed, {item.predicted} by the timing model, "
-                f"{item.mapped} by the mapper"
-            )
-    rows = [
-        (
-            f"W{item.weight_bits}",
-            item.name,
-            "×".join(map(str, item.shape)),
-            item.scheme,
-            lay.count(item.jobs),
-            lay.count(item.predicted),
-            lay.count(item.cycles),
-            "yes" if item.mismatches == 0 else f"no, {item.mismatches}",
-            f"{item.cosine:.5f}",
-            f"{item.sqnr_db:.1f}",
-        )
-        for item in runs
-    ]
-    columns = (
-        "width", "projection", "M×N×K", "quantizer", "jobs", "cycles predicted", "observed",
-        "bit-exact", "cosine", "SQNR dB",
-    )  # fmt: skip
-    arch = bert.architecture
-    cycles = sum(item.cycles for item in runs)
-    seconds = sum(item.seconds for item in runs)
-    results = sum(item.results for item in runs)
-    facts = [
-        f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
-        f"{core.clock_mhz:g} MHz; {_operands(core, group)}",
-        f"text: {text!r}, {tokens} tokens",
-        f"{lay.count(results)} results, {lay.count(sum(item.mismatches for item in runs))} of them "
-        f"wrong; {lay.count(cycles)} cycles simulated in {seconds:.2f} s",
-    ]
-    where = "attention, norms and activation function"
-    if any(item.scale_cycles for item in runs):
-        scaled = lay.count(sum(item.scale_cycles for item in runs))
-        first = (
-            f"groups are scaled and summed, bias included, by scale_accumulate on RTL, "
-            f"{scaled} cycles as predicted beside the core; {where} are float32 in software"
-        )
-    else:
-        first = (
-            "scales of integers and the sum over their groups, each of which is its own set of "
-            f"jobs, tensor scales, bias, {where} are float32 in software"
-        )
-    notes = [
-        first,
-        "cosine, SQNR: a projection's output against float32 of the same input; layer: its output "
-        "against an all-float32 layer",
-    ]
-    table = Table(
-        columns=("layer output", "cosine", "cycles", f"µs at {core.clock_mhz:g} MHz"),
-        rows=[
-            (
-                f"W{bits}",
-                f"{value:.5f}",
-                lay.count(_cycles(runs, bits)),
-                lay.fixed(_cycles(runs, bits) / core.clock_mhz, 4),
-            )
-            for bits, value in layer_cosine.items()
-        ],
-    )
-    return RunReport(
-        title=f"{arch.name}, layer {layer}, on {core.name} (RTL)",
-        facts=facts,
-        tables=[Table(columns=columns, rows=rows), table],
-        notes=notes,
-        data={
-            "rtlgen": __version__,
-            "spec": core.name,
-            "spec_digest": core.digest,
-            "model": arch.name,
-            "layer": layer,
-            "group": group,
-            "text": text,
-            "tokens": tokens,
-            "bit_exact": not any(item.mismatches for item in runs),
-            "cycles_exact": all(item.cycles == item.predicted == item.mapped for item in runs),
-            "layer_cosine": {str(bits): value for bits, value in layer_cosine.items()},
-            "projections": [{**asdict(item), "shape": list(item.shape)} for item in runs],
-            "failures": failures,
-        },
-        draw=lambda figure: draw_runs(figure, runs, layer_cosine),
-        size=(10.0, 4.2),
-        runs=tuple(runs),
-        layer_cosine=dict(layer_cosine),
-        failures=tuple(failures),
+def run_model(
+    spec: object,
+    *,
+    model: Path | str | Transformer = "minilm",
+    weight_bits: Sequence[int] | None = None,
+    activation_bits: int | None = None,
+    group: int = DEFAULT_GROUP,
+    text: str | Sequence[str] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+    simulator: Model | Simulator | None = None,
+    hardware_scales: bool = False,
+    jobs: int | None = 1,
+    progress: bool = True,
+) -> ModelReport:
+    """Every linear layer of a model on the simulated RTL, for some inputs at once.
+
+    An encoder's sentence embeddings, a decoder's last hidden states and next-token logits are
+    compared with those of an all-float32 pass. The inputs go through the core together, a row a
+    token; attention is of each alone.
+
+    Args, Raises: as for :func:`run_layer`; by default weights that are floats are quantized to 2
+    and 4 bits, and the texts are :data:`sw_driver.prompts.SENTENCES`.
+    """
+    loaded = load_transformer(model)
+    layers = list(range(loaded.architecture.layers))
+    work = _Work.of(spec, loaded, layers, weight_bits, activation_bits, group, jobs, least=2)
+    texts = [text] if isinstance(text, str) else text
+    inputs, note = prompts_of(loaded, texts, tokens, SENTENCES)
+    lengths = [len(prompt.tokens) for prompt in inputs]
+    started = time.perf_counter()
+    plain = _pass(loaded, inputs, lambda layer: loaded.plain(layer))
+    runs: list[ProjectionRun] = []
+    found: dict[int, _Outcome] = {}
+    with work.open(simulator, hardware_scales, progress) as runner:
+        total = work.macs(loaded, layers, sum(lengths)) * len(work.widths)
+        with Progress("running the model", total=total, enabled=progress) as shown:
+            for asked in work.widths:
+
+                def projects(layer: int | None, asked: int = asked) -> Project:
+                    cycles = sum(item.cycles for item in runs)
+                    place = "head" if layer is None else f"layer {layer} of {len(layers)}"
+                    label = f"{width_name(asked)}, {place}, {cycles:,} cycles"
+                    shown.describe(label)
+                    return work.project(runner, loaded, layer, asked, runs, shown)
+
+                found[asked] = _pass(loaded, inputs, projects)
+        core, instances = runner.core, runner.instances.jobs
+    seconds = time.perf_counter() - started
+    measured = [_similarity(asked, outcome, plain) for asked, outcome in found.items()]
+    return model_report(
+        core, loaded, group, inputs, note, runs, measured, plain.vectors, seconds, instances
     )
 
 
-def _operands(core: Core, group: int) -> str:
-    """What the operands are, in words."""
-    if core.own_scales:
-        return f"activations {core.activation_name}, weights {core.encoding}"
-    token = " per token" if core.activation_name.startswith("INT") else ""
-    return f"activations {core.activation_name}{token}, groups of {group} along K"
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What a pass ends in, for every input.
+
+    Attributes:
+        vectors: sentence embeddings ``(inputs, hidden)``, of a decoder the last token's state.
+        logits: of the last tokens, None of an encoder. pooled: of the pooler, None without one.
+        states: of every token.
+    """
+
+    vectors: np.ndarray
+    states: np.ndarray
+    logits: np.ndarray | None
+    pooled: np.ndarray | None
 
 
-def _cycles(runs: Sequence[ProjectionRun], bits: int) -> int:
-    return sum(item.cycles for item in runs if item.weight_bits == bits)
+def _pass(
+    model: Transformer,
+    inputs: Sequence[Prompt],
+    projects: Callable[[int | None], Project],
+) -> _Outcome:
+    """A whole pass with the projections of every layer as given."""
+    arch = model.architecture
+    lengths = [len(prompt.tokens) for prompt in inputs]
+    x = model.embed_all([prompt.tokens for prompt in inputs])
+    for layer in range(arch.layers):
+        x = model.layer(layer, x, projects(layer), lengths=lengths)
+    ends = np.cumsum(lengths)
+    if isinstance(model, Decoder):
+        last = ends - 1
+        n, k = model.shape(None, "lm_head")
+        project = None if n * k > MAX_HEAD else projects(None)
+        logits = model.logits(x[last], project)
+        states = model.final(x)
+        return _Outcome(vectors=states[last], states=states, logits=logits, pooled=None)
+    parts = np.split(x, ends[:-1])
+    pooled = None
+    if arch.pooler and model.tensors.has(None, "pooler"):
+        pooled = np.tanh(projects(None)("pooler", np.stack([part[0] for part in parts])))
+    vectors = np.stack([sentence(part) for part in parts])
+    return _Outcome(vectors=vectors, states=x, logits=None, pooled=pooled)
 
 
-def draw_runs(
-    figure: Figure, runs: Sequence[ProjectionRun], layer_cosine: Mapping[int, float]
-) -> None:
-    """Cycles and cosine of every projection, by width."""
-    left, right = figure.subplots(1, 2)
-    draw_cycles(left, runs)
-    draw_cosines(right, runs, layer_cosine)
+def _similarity(asked: int, found: _Outcome, plain: _Outcome) -> Similarity:
+    def pairs(a: np.ndarray | None, b: np.ndarray | None) -> tuple[float, ...]:
+        if a is None or b is None:
+            return ()
+        return tuple(cosine(x, y) for x, y in zip(a, b, strict=True))
+
+    same: tuple[bool, ...] = ()
+    if found.logits is not None and plain.logits is not None:
+        same = tuple((found.logits.argmax(axis=1) == plain.logits.argmax(axis=1)).tolist())
+    return Similarity(
+        asked=asked,
+        vectors=found.vectors,
+        cosines=pairs(found.vectors, plain.vectors),
+        states=cosine(found.states, plain.states),
+        logits=pairs(found.logits, plain.logits),
+        same_token=same,
+        pooled=pairs(found.pooled, plain.pooled),
+    )
 
 
-def draw_cycles(axes: Any, runs: Sequence[ProjectionRun]) -> None:
-    """Observed cycles of every projection, bars by width."""
-    _bars(axes, runs, lambda item: item.cycles / 1e3)
-    axes.set_title("cycles on RTL, thousands")
-    axes.legend(frameon=False)
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is to be run on which core, checked.
+
+    Attributes:
+        widths: that were asked for; :data:`AS_STORED` for codes as the checkpoint has them.
+        floats: width of the float matrices beside stored codes.
+    """
+
+    spec: GemmSpec
+    widths: tuple[int, ...]
+    floats: int
+    activation_bits: int | None
+    group: int
+    jobs: int
+
+    @classmethod
+    def of(
+        cls,
+        spec: object,
+        model: Transformer,
+        layers: Sequence[int],
+        weight_bits: Sequence[int] | None,
+        activation_bits: int | None,
+        group: int,
+        jobs: int | None,
+        least: int = 1,
+    ) -> _Work:
+        """The request, with every problem of it said at once.
+
+        Raises:
+            InputError: something is wrong.
+        """
+        asked = list(dict.fromkeys(weight_bits or ()))
+        usual: list[int] = []
+        if isinstance(spec, GemmSpec):
+            core = core_of(spec)
+            usual = [bits for bits in (1, 2, 4) if bits in core.widths and bits >= least]
+            usual = usual or [core.widths[-1]]
+        last = layers[-1]
+        checked = check_request(
+            spec, model.architecture.layers, last, asked or usual, group, activation_bits
+        )
+        count = checked_jobs(jobs)
+        widths = asked or usual
+        if not asked and cls._stored(checked, model, layers):
+            widths = [AS_STORED]
+        return cls(
+            spec=checked,
+            widths=tuple(widths),
+            floats=usual[-1],
+            activation_bits=activation_bits,
+            group=group,
+            jobs=count,
+        )
+
+    @staticmethod
+    def _stored(spec: GemmSpec, model: Transformer, layers: Sequence[int]) -> bool:
+        """Whether some projections are stored as codes, all of which the core takes.
+
+        Raises:
+            InputError: it takes some of them not.
+        """
+        core = core_of(spec)
+        coded = False
+        unfit: dict[str, dict[str, None]] = {}
+        for layer in layers:
+            for name in model.projections(layer):
+                storage = model.storage(layer, name)
+                if name == "router" or storage is None or not storage.bits:
+                    continue
+                coded = True
+                if not takes(core, storage) or spec.job_operands:
+                    kind = f"{storage.name}, {storage.integer_bits}-bit codes"
+                    role = " ".join(part for part in name.split() if not part.isdigit())
+                    unfit.setdefault(kind, {})[role] = None
+        if unfit:
+            lines = [
+                f"weight_bits: {', '.join(names)}: stored as {kind} that are no weights of "
+                f"{spec.name}; a width for them requantizes"
+                for kind, names in unfit.items()
+            ]
+            raise InputError("\n".join(lines))
+        return coded
+
+    def open(
+        self, simulator: Model | Simulator | None, hardware_scales: bool, progress: bool
+    ) -> _Opened:
+        """A runner with the core's instances, to be closed."""
+        model = simulator or verilate(self.spec, progress=progress)
+        runner = LayerRunner(
+            self.spec,
+            Instances(model, self.jobs),
+            group=self.group,
+            activation_bits=self.activation_bits,
+            hardware_scales=hardware_scales,
+        )
+        return _Opened(runner, None if simulator is not None else model)
+
+    def macs(self, model: Transformer, layers: Sequence[int], rows: int) -> float:
+        """Products of a pass through some layers, as a measure of the work."""
+        total = 0.0
+        for layer in layers:
+            mlp = model.architecture.group_of(layer).mlp
+            for name in model.projections(layer):
+                n, k = model.shape(layer, name)
+                if name != "router":
+                    share = mlp.active / mlp.experts if name.startswith("expert ") else 1
+                    total += rows * n * k * share
+        return total
+
+    def project(
+        self,
+        runner: LayerRunner,
+        model: Transformer,
+        layer: int | None,
+        asked: int,
+        runs: list[ProjectionRun],
+        shown: Progress,
+    ) -> Project:
+        """The projections of a layer on the RTL; what was run joins ``runs``."""
+        plain = model.plain(layer)
+
+        def project(name: str, x: np.ndarray) -> np.ndarray:
+            if name == "router":
+                return plain(name, x)
+            w, b = model.weight(layer, name)
+            stored = model.stored(layer, name) if asked == AS_STORED else None
+            if stored is not None and layer is None and not takes(runner.core, stored.storage):
+                stored = None  # a head that the core does not take is quantized like floats
+            bits = self.floats if asked == AS_STORED and stored is None else asked
+            output, result = runner.linear(
+                name, x, w, b, bits, stored=stored, layer=layer, asked=asked
+            )
+            runs.append(result)
+            if layer is not None:
+                shown.advance(len(x) * w.size)
+            return output
+
+        return project
 
 
-def draw_cosines(
-    axes: Any, runs: Sequence[ProjectionRun], layer_cosine: Mapping[int, float]
-) -> None:
-    """Cosine to float32 of every projection and of the layer."""
-    names = _bars(axes, runs, lambda item: item.cosine, layer_cosine)
-    axes.set_xticks(range(len(names)), names)
-    least = min([item.cosine for item in runs] + list(layer_cosine.values()))
-    floor = least - (1 - least) * 0.5 - 0.005
-    axes.set_ylim(max(0.0 if least >= 0 else -1.0, floor), 1.0)
-    axes.set_title("cosine to float32")
+class _Opened:
+    """A runner that is closed at the end, with the model if it was made for it."""
+
+    def __init__(self, runner: LayerRunner, model: Model | Simulator | None):
+        self._runner, self._model = runner, model
+
+    def __enter__(self) -> LayerRunner:
+        return self._runner
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.close()
+        if isinstance(self._model, Model):
+            self._model.close()
 
 
-_COLOURS = (lay.SKY, lay.ORANGE, lay.BLUE, lay.GREEN, lay.PURPLE, lay.RED, lay.GREY, lay.YELLOW)
+def check_layers(text: str) -> int | None:
+    """The number of a layer, or None for ``all``.
 
-
-def _bars(
-    axes: Any,
-    runs: Sequence[ProjectionRun],
-    value: Any,
-    whole: Mapping[int, float] | None = None,
-) -> list[str]:
-    names = list(dict.fromkeys(item.name for item in runs))
-    widths = list(dict.fromkeys(item.weight_bits for item in runs))
-    bar = 0.8 / len(widths)
-    for index, bits in enumerate(widths):
-        heights = [value(item) for item in runs if item.weight_bits == bits]
-        if whole is not None:
-            heights.append(whole[bits])
-        places = [place + (index - (len(widths) - 1) / 2) * bar for place in range(len(heights))]
-        axes.bar(places, heights, bar, label=f"W{bits}", color=_COLOURS[index % len(_COLOURS)])
-    if whole is not None:
-        names.append("layer")
-    axes.set_xticks(range(len(names)), names)
-    return names
+    Raises:
+        InputError: it is neither.
+    """
+    if text.strip().lower() == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"layer: must be a number or all, got {text!r}") from None

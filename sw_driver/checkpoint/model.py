@@ -455,6 +455,11 @@ def holds_tensors(folder: Path) -> bool:
     return any(item.suffix == ".safetensors" or item.name == _INDEX for item in _entries(folder))
 
 
+def holds_index(folder: Path) -> bool:
+    """Whether a folder has an index of shards."""
+    return (folder / _INDEX).is_file()
+
+
 def _set_of(part: Path) -> Any:
     """What the parts of one model have in common."""
     named = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.gguf", part.name)

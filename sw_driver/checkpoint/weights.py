@@ -149,6 +149,10 @@ class GroupedWeights:
         raise ValueError("encoding must be one of unsigned, twos_complement, bipolar, ternary")
 
 
+BITNET = Storage(name="BitNet", bits=2, ternary=True)
+"""Of weights that are kept in floats and used in three levels."""
+
+
 def absmean_ternary(w: np.ndarray) -> GroupedWeights:
     """Weights of a model that is trained ternary and kept in floats, as its layers use them.
 
@@ -161,7 +165,7 @@ def absmean_ternary(w: np.ndarray) -> GroupedWeights:
     factor = np.float32(1) / np.maximum(np.abs(w).mean(dtype=np.float32), np.float32(1e-5))
     codes = np.clip(np.rint(w * factor), -1, 1).astype(np.int8)
     return GroupedWeights(
-        storage=Storage(name="BitNet", bits=2, ternary=True),
+        storage=BITNET,
         group=w.shape[1],
         codes=codes,
         scale=np.full((len(w), 1), np.float32(1) / factor, dtype=np.float32),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
+from rtl_gen import processes
 from rtl_gen.errors import InputError, ToolError
 from sw_driver.explore.measure import Task, run, store
 
@@ -23,14 +23,6 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """Stops what runs."""
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def workers(jobs: int | None = None, scheduler: str | None = None) -> Workers:
@@ -49,7 +41,7 @@ def workers(jobs: int | None = None, scheduler: str | None = None) -> Workers:
         return Cluster(scheduler)
     if jobs is not None and not 1 <= jobs <= 1024:
         raise InputError(f"--jobs: must lie in [1, 1024], got {jobs}")
-    count = cores() if jobs is None else jobs
+    count = processes.cores() if jobs is None else jobs
     return Here() if count == 1 else Processes(count)
 
 
@@ -90,7 +82,7 @@ class Processes:
     def _together(self, tasks: Sequence[Task], done: Done, count: int) -> list[Task]:
         """Tasks at once; those that are left when a process died."""
         if self._pool is None:
-            self._pool = _pool(count)
+            self._pool = processes.pool(count)
         waiting: dict[Future[dict[str, Any]], Task] = {}
         left: list[Task] = []
         try:
@@ -116,35 +108,9 @@ class Processes:
     def close(self) -> None:
         if self._pool is None:
             return
-        # Of an interrupted run some are at work, which may take minutes; nobody takes what they do.
-        running = list((getattr(self._pool, "_processes", None) or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in running:
-            process.terminate()
+        # Of an interrupted run some are at work, which may take minutes.
+        processes.stop(self._pool)
         self._pool = None
-
-
-def _pool(count: int) -> ProcessPoolExecutor:
-    from multiprocessing import get_context
-
-    # Started afresh: a fork of a process with threads may hang.
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_die_with_parent)
-
-
-def _die_with_parent() -> None:
-    """Ends a worker when its parent is gone, however that ended; nobody would take its result."""
-    import threading
-    from multiprocessing import connection, parent_process
-
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class Cluster:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rtl_gen.errors import InputError
-from sw_driver.architecture import Architecture, Mlp
+from sw_driver.architecture import Architecture, Mlp, Storage
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.checkpoint.weights import GroupedWeights
 from sw_driver.config_file import ConfigError
@@ -22,7 +22,7 @@ from sw_driver.forward import activations
 from sw_driver.forward.cache import KvCache
 from sw_driver.forward.experts import choose
 from sw_driver.forward.settings import Settings, gguf_settings, settings_of
-from sw_driver.forward.tensors import Tensors
+from sw_driver.forward.tensors import Tensors, role_kind
 
 Project = Callable[[str, np.ndarray], np.ndarray]
 """A projection's name and input ``(T, K)`` to its output ``(T, N)``, bias included."""
@@ -56,6 +56,8 @@ class Transformer:
         self.checkpoint = model if isinstance(model, Checkpoint) else Checkpoint(model)
         self.architecture: Architecture = self.checkpoint.architecture
         self.tensors = Tensors(self.checkpoint, self.architecture, keep)
+        self.tensors.check()
+        self.eps = self.settings.eps
 
     @cached_property
     def settings(self) -> Settings:
@@ -81,7 +83,7 @@ class Transformer:
     def shape(self, layer: int | None, name: str) -> tuple[int, int]:
         """``(N, K)`` of a projection."""
         arch = self.architecture
-        role = _role(name)
+        role = role_kind(name)
         n, k = self.tensors.shapes[role]
         if layer is not None and role.split()[-1] in ("gate", "up", "down"):
             # Dense layers of a mixture have a width of their own.
@@ -102,13 +104,14 @@ class Transformer:
         role = "embedding" if tied else name
         return self.tensors.matrix(layer, role, shape), self.bias(layer, name)
 
+    def tensor(self, name: str, *shape: int) -> np.ndarray:
+        """A tensor of the checkpoint by its name, as ``float32``."""
+        return self.tensors.named(name, shape)
+
     def bias(self, layer: int | None, name: str) -> np.ndarray | None:
         """The bias ``(N,)`` of a projection, None if it has none."""
+        # A router's bias corrects its choice, not its scores.
         if name not in self.architecture.biases or name == "router":
-            if name != "router" and self.tensors.has(layer, f"{name}.bias"):
-                found = self.tensors.piece(layer, f"{name}.bias").name
-                rule = f"{found}: is no tensor of the architecture"
-                raise ConfigError(str(self.checkpoint.path), [rule])
             return None
         return self.tensors.vector(layer, f"{name}.bias", self.shape(layer, name)[0])
 
@@ -123,6 +126,40 @@ class Transformer:
         tied = name == "lm_head" and not self.tensors.has(None, name)
         role = "embedding" if tied else name
         return self.tensors.stored(layer, role, self.shape(layer, name))
+
+    def projections(self, layer: int) -> list[str]:
+        """The names that :meth:`layer` calls ``project`` with, of experts every one's."""
+        arch = self.architecture
+        part, mlp = arch.latent, arch.group_of(layer).mlp
+        if part is None:
+            names = ["q", "k", "v", "o"]
+        else:
+            names = [*(("q_a", "q_b") if part.q_rank else ("q",)), "kv_a", "kv_b", "o"]
+        inner = ("gate", "up", "down") if mlp.gated else ("up", "down")
+        kinds = [""]
+        if mlp.experts:
+            names.append("router")
+            kinds = [f"expert {number} " for number in range(mlp.experts)]
+        if mlp.shared:
+            kinds.append("shared ")
+        return names + [kind + name for kind in kinds for name in inner]
+
+    def storage(self, layer: int | None, name: str) -> Storage | None:
+        """How the file stores a projection's weights; None where they are put together here."""
+        if name == "kv_b" and not self.tensors.has(layer, name):
+            return None
+        tied = name == "lm_head" and not self.tensors.has(None, name)
+        return self.tensors.storage(layer, "embedding" if tied else name)
+
+    def plain(self, layer: int | None) -> Project:
+        """The projections of a layer in float32."""
+
+        def plain(name: str, value: np.ndarray) -> np.ndarray:
+            w, b = self.weight(layer, name)
+            found: np.ndarray = value @ w.T
+            return found if b is None else found + b
+
+        return plain
 
     def _absorbed(self, layer: int | None) -> np.ndarray:
         """``kv_b`` out of its halves, as GGUF files of DeepSeek split it."""
@@ -164,7 +201,7 @@ class Transformer:
         if settings.embedding_scale != 1:
             x = x * np.float32(settings.embedding_scale)
         if arch.embedding_width and arch.embedding_width != arch.hidden:
-            x = self._plain(None)("project_in", x)
+            x = self.plain(None)("project_in", x)
         if arch.positions:
             first = start + settings.position_offset
             places = list(range(first, first + len(numbers)))
@@ -190,7 +227,7 @@ class Transformer:
                 nothing of each other; not with a cache.
         """
         block = self.settings.block
-        project = project or self._plain(layer)
+        project = project or self.plain(layer)
 
         def attend(value: np.ndarray) -> np.ndarray:
             return self._attention(layer, value, project, cache, lengths)
@@ -232,15 +269,11 @@ class Transformer:
             x = self.layer(layer, x, cache=cache)
         return x
 
+    def embed_all(self, inputs: Sequence[Sequence[int]]) -> np.ndarray:
+        """The embedded tokens of several inputs, one after another, for ``lengths``."""
+        return np.concatenate([self.embed(tokens) for tokens in inputs])
+
     # Parts of a layer ---------------------------------------------------------------------
-
-    def _plain(self, layer: int | None) -> Project:
-        def plain(name: str, value: np.ndarray) -> np.ndarray:
-            w, b = self.weight(layer, name)
-            found: np.ndarray = value @ w.T
-            return found if b is None else found + b
-
-        return plain
 
     def _attention(
         self,
@@ -432,7 +465,7 @@ class Decoder(Transformer):
         arch = self.architecture
         x = self.final(x)
         if arch.embedding_width and arch.embedding_width != arch.hidden:
-            x = (project or self._plain(None))("project_out", x)
+            x = (project or self.plain(None))("project_out", x)
         found = project("lm_head", x) if project is not None else self._vocabulary(x)
         return activations.capped(found, self.settings.logit_cap)
 
@@ -441,7 +474,7 @@ class Decoder(Transformer):
         n, k = self.shape(None, "lm_head")
         role = "lm_head" if self.tensors.has(None, "lm_head") else "embedding"
         if 8 * n * k <= self.tensors.keep:
-            return self._plain(None)("lm_head", x)
+            return self.plain(None)("lm_head", x)
         piece = self.tensors.piece(None, role)
         found = np.concatenate(
             [
@@ -452,12 +485,6 @@ class Decoder(Transformer):
         )
         bias = self.bias(None, "lm_head")
         return found if bias is None else found + bias
-
-
-def _role(name: str) -> str:
-    """``expert 3 gate`` is an ``expert gate``."""
-    words = name.split()
-    return f"expert {words[2]}" if words[0] == "expert" and len(words) == 3 else name
 
 
 def _width(mlp: Mlp, role: str) -> int:

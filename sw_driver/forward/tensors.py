@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sw_driver.architecture import Architecture
+from sw_driver.architecture import Architecture, Storage
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.checkpoint.roles import OTHER_TOWER, matrix_shapes, role_of
-from sw_driver.checkpoint.weights import GroupedWeights
+from sw_driver.checkpoint.weights import BITNET, GroupedWeights
 from sw_driver.config_file import ConfigError
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blk)\.(\d{1,5})\.(.+)$")
@@ -86,6 +86,8 @@ class Piece:
     def rows(self) -> int:
         return self.stop - self.start
 
+
+MAX_PROBLEMS = 20
 
 Key = tuple[int | None, str]
 """Layer, or None outside of the layers, and what it is."""
@@ -198,6 +200,48 @@ class Tensors:
             )
         self._found[key] = piece
 
+    def check(self) -> None:
+        """That every norm and bias of the architecture is there with its width, and no other bias.
+
+        Raises:
+            ConfigError: with a line for each that is not so, twenty at most.
+        """
+        arch = self.architecture
+        problems: list[str] = []
+
+        def wants(layer: int | None, role: str, width: int) -> None:
+            piece = self._found.get((layer, role))
+            if piece is None:
+                where = role if layer is None else f"layer {layer}: {role}"
+                problems.append(f"{where}: is required")
+                return
+            shape = self.checkpoint.tensors[piece.name].shape
+            if len(shape) != 1 or piece.rows != width or piece.stop > shape[0]:
+                problems.append(f"{piece.name}: shape must be {[width]}, got {list(shape)}")
+
+        def norm(layer: int | None, role: str, width: int) -> None:
+            if arch.norm_weight:
+                wants(layer, role, width)
+            if arch.norm_bias:
+                wants(layer, f"{role}.bias", width)
+
+        roles = norm_roles(arch)
+        for layer in range(arch.layers):
+            for name, width in arch.norms:
+                norm(layer, roles.get(name, name), width)
+        if arch.final_norm:
+            norm(None, "final_norm", arch.hidden)
+        if arch.embedding_norm:
+            norm(None, "embedding_norm", arch.hidden)
+        for place, role in self._found:
+            stem, bias, _ = role.partition(".bias")
+            known = stem in arch.biases or stem.endswith("norm") or role_kind(stem) in arch.biases
+            if bias and not known and (place is None or place < arch.layers):
+                name = self._found[place, role].name
+                problems.append(f"{name}: is no tensor of the architecture")
+        if problems:
+            raise ConfigError(str(self.checkpoint.path), problems[:MAX_PROBLEMS])
+
     def has(self, layer: int | None, role: str) -> bool:
         return (layer, role) in self._found
 
@@ -273,6 +317,17 @@ class Tensors:
             return None
         return self.checkpoint.weights(piece.name, piece.start, piece.stop)
 
+    def storage(self, layer: int | None, role: str) -> Storage:
+        """How the file stores a matrix; three levels where the model rounds to them.
+
+        Raises:
+            ConfigError: it is not there.
+        """
+        piece = self.piece(layer, role)
+        if self._rounded(layer, piece):
+            return BITNET
+        return self.checkpoint.tensors[piece.name].storage
+
     def rows(self, role: str, numbers: list[int], width: int) -> np.ndarray:
         """Some rows of a table outside of the layers, ``float32`` ``(len(numbers), width)``."""
         piece = self.piece(None, role)
@@ -319,3 +374,23 @@ class Tensors:
                 _, old = self._kept.popitem(last=False)
                 self._size -= old.nbytes
         return made
+
+
+def role_kind(name: str) -> str:
+    """``expert 3 gate`` is an ``expert gate``."""
+    words = name.split()
+    return f"expert {words[2]}" if words[0] == "expert" and len(words) == 3 else name
+
+
+def norm_roles(arch: Architecture) -> dict[str, str]:
+    """The norms of an architecture by where they are: before or after which part."""
+    names = {name for name, _ in arch.norms}
+    if "post_mlp_norm" in names:
+        return {
+            "post_attention_norm": "attention_out_norm",
+            "pre_mlp_norm": "mlp_norm",
+            "post_mlp_norm": "mlp_out_norm",
+        }
+    if arch.embedding_norm:
+        return {"input_norm": "attention_out_norm", "post_attention_norm": "mlp_out_norm"}
+    return {"post_attention_norm": "mlp_norm"}

@@ -31,7 +31,7 @@ from sw_driver.forward import Decoder, KvCache, Project
 from sw_driver.linear import LayerRunner, ProjectionRun, check_request
 from sw_driver.mapping import Choices, OperatorCost, map_workload
 from sw_driver.perplexity import first_token, in_format, plain
-from sw_driver.products import ProductFormat
+from sw_driver.products import ProductFormat, check_operands
 from sw_driver.report import Report, Table
 from sw_driver.tiny import PACKAGED, language_model_folder
 from sw_driver.tokenizer import Tokenizer, tokenizer_of
@@ -159,6 +159,8 @@ def generate(
         raise InputError(f"{arch.name}: has latent attention, which the mapper decodes absorbed")
 
     form = ProductFormat(spec=checked, bits=bits, group=group, activation_bits=activation_bits)
+    if on != "float32":
+        check_operands(form, arch.hidden)
     counts = _Counts()
     with ExitStack() as stack:
         if on == "rtl":
@@ -388,7 +390,8 @@ def _report(
             rate = (len(written) - 1) * core.clock_mhz * 1e6 / decode
             facts.append(
                 f"{lay.count(round(decode / (len(written) - 1)))} cycles a token, "
-                f"{lay.count(round(rate))} tokens/s at {core.clock_mhz:g} MHz, linear layers alone"
+                f"{lay.count(round(rate))} tokens/s at {core.clock_mhz:g} MHz, linear layers "
+                "alone, operands at hand (`rtlgen map` charges memory and attention)"
             )
         tables.append(
             Table(

@@ -29,7 +29,7 @@ from sw_driver import report as lay
 from sw_driver.core import core_of
 from sw_driver.forward import Decoder, KvCache, Project
 from sw_driver.linear import check_request
-from sw_driver.products import ProductFormat, product
+from sw_driver.products import ProductFormat, check_operands, product
 from sw_driver.quantize import Clip
 from sw_driver.quantize.treatments import Treatment
 from sw_driver.quantized_caches import CacheKind, QuantizedCache
@@ -460,6 +460,8 @@ def _forms(
             )
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
+    for form in forms:
+        check_operands(form, decoder.architecture.hidden)
     return forms
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hw.formats import BlockFormat
 from hw.gemm import GemmSpec
+from rtl_gen.errors import InputError
 from sim.gemm import GemmPlan
 from sw_driver.core import core_of
 from sw_driver.operands import Prepared, prepare, rounds, scheme_for
@@ -88,6 +89,22 @@ class ProductFormat:
             grouped=self.grouped,
             clip=self.clip,
         )
+
+
+def check_operands(form: ProductFormat, k: int) -> None:
+    """That a core can take a row of ``k`` elements.
+
+    Raises:
+        InputError: it cannot.
+    """
+    row = np.ones((1, k), dtype=np.float32)
+    try:
+        form.prepare(row, row)
+    except ValueError as error:
+        raise InputError(
+            f"{form.spec.name}: must take real rows of {k} elements, as they are quantized here: "
+            f"{error}"
+        ) from None
 
 
 def product(form: ProductFormat, x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def tokenizer_of(folder: Path) -> Tokenizer:
             import tokenizers
         except ImportError:
             raise InputError(
-                f"{error}; for other tokenizers install the package tokenizers"
+                f"{error}; other tokenizers need the extra text (pip install 'rtlgen[text]')"
             ) from None
     try:
         return _Foreign(tokenizers.Tokenizer.from_file(str(file)))

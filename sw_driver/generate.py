@@ -30,9 +30,9 @@ from sw_driver.core import Core, core_of
 from sw_driver.forward import Decoder, KvCache, Project
 from sw_driver.linear import LayerRunner, ProjectionRun, check_request
 from sw_driver.mapping import Choices, OperatorCost, map_workload
-from sw_driver.perplexity import first_token, in_format, plain
 from sw_driver.products import ProductFormat, check_operands
 from sw_driver.report import Report, Table
+from sw_driver.scoring import first_token, in_format, plain
 from sw_driver.tiny import PACKAGED, language_model_folder
 from sw_driver.tokenizer import Tokenizer, tokenizer_of
 from sw_driver.workload import Linear, decode_workload, prefill_workload

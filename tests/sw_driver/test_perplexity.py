@@ -19,20 +19,11 @@ from rtl_gen.specfile import load_spec
 from sw_driver.forward import Decoder, KvCache
 from sw_driver.language_command import perplexity as verb
 from sw_driver.operands import product as reference_product
-from sw_driver.perplexity import (
-    Measured,
-    PerplexityReport,
-    Text,
-    Wanted,
-    cross_entropy,
-    in_format,
-    perplexity,
-    score,
-    score_with_cache,
-)
+from sw_driver.perplexity import Measured, PerplexityReport, Wanted, perplexity
 from sw_driver.products import ProductFormat, exact_product, product
 from sw_driver.quantize.treatments import Treatment
 from sw_driver.quantized_caches import QuantizedCache, parse_cache
+from sw_driver.scoring import Text, cross_entropy, in_format, score, score_with_cache
 from sw_driver.tiny import EVALUATION, FOLDER
 from sw_driver.tokenizer import tokenizer_of
 

@@ -192,7 +192,9 @@ def prompts_of(
         rng = np.random.default_rng(0)
         numbers = rng.integers(0, model.architecture.vocab, count)
         prompt = Prompt(tokens=tuple(int(number) for number in numbers))
-        return [_checked(model, prompt)], f"{count} random tokens of seed 0, no tokenizer{note}"
+        return [
+            _checked(model, prompt)
+        ], f"{count} random tokens of seed 0, no tokenizer that is read here{note}"
     every = list(texts or default)
     if not all(text.strip() for text in every):
         raise InputError("text: must not be empty")

@@ -272,9 +272,9 @@ def _linear(rotary: Rotary, part: Fields, arch: Architecture, fields: Fields) ->
 
 def _original(part: Fields, arch: Architecture, fields: Fields, default: int | None) -> int:
     name = "original_max_position_embeddings"
-    if part.given(name) or not fields.given(name):
-        return part.integer(name, default, high=MAX_POSITION)
-    return fields.integer(name, default, high=MAX_POSITION)
+    # The one outside of the object comes first, as in the library.
+    source = fields if fields.given(name) else part
+    return source.integer(name, default, high=MAX_POSITION)
 
 
 def _llama3(rotary: Rotary, part: Fields, arch: Architecture, fields: Fields) -> Rotary:

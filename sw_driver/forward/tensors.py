@@ -233,7 +233,12 @@ class Tensors:
             norm(None, "final_norm", arch.hidden)
         if arch.embedding_norm:
             norm(None, "embedding_norm", arch.hidden)
-        for place, role in self._found:
+        for place, role in list(self._found):
+            # A projection of this architecture has a bias as long as its matrix has rows.
+            if role in self.shapes or role.startswith("expert "):
+                inside = place is None or place < arch.layers
+                if inside and role_kind(role) in arch.biases and role != "router":
+                    wants(place, f"{role}.bias", self._found[place, role].rows)
             stem, bias, _ = role.partition(".bias")
             known = stem in arch.biases or stem.endswith("norm") or role_kind(stem) in arch.biases
             if bias and not known and (place is None or place < arch.layers):

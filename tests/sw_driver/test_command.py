@@ -106,7 +106,7 @@ def test_run_refuses() -> None:
     runner = CliRunner()
     for arguments, text in (
         (["--layer", "9"], "layer: must lie in [0, 5], got 9"),
-        (["--model", "nowhere"], "model: must be minilm or a folder, got 'nowhere'"),
+        (["--model", "nowhere"], "model: must be minilm or a checkpoint with tensors"),
         (["--text", "  "], "text: must not be empty"),
         (["--weight-bits", "5"], "weight_bits: must lie in [1, 4] for lut_core, got 5"),
     ):

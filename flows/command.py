@@ -163,7 +163,22 @@ def synthesize_spec(
     )
 
 
-def synthesize_verilog(
+def synthesize_verilog(text: str, top: str, *, netlist: Path | None = None, **options: Any) -> Any:
+    """Synthesize Verilog text.
+
+    Args:
+        netlist: file for the mapped Verilog.
+        text, top, options: as of :func:`implement_verilog`, which raises what this does.
+    """
+    from flows.technology import write_whole
+
+    found = implement_verilog(text, top, **options)
+    if netlist is not None:
+        write_whole(netlist, found.verilog())
+    return found.report
+
+
+def implement_verilog(
     text: str,
     top: str,
     *,
@@ -172,17 +187,16 @@ def synthesize_verilog(
     objective: str = "area",
     effort: str = "normal",
     wire_cap: float = 0.0,
-    netlist: Path | None = None,
     progress: bool = False,
 ) -> Any:
-    """Synthesize Verilog text; arguments as of :func:`flows.synthesis.synthesize`.
+    """Verilog text in cells; arguments as of :func:`flows.synthesis.implement`.
 
     Raises:
-        LibertyError, FlowError: see :func:`flows.synthesis.synthesize`.
+        LibertyError, FlowError: see :func:`flows.synthesis.implement`.
     """
     import tempfile
 
-    from flows.synthesis import synthesize
+    from flows.synthesis import implement
     from flows.technology import Technology
     from rtl_gen.cache import cache_dir
 
@@ -191,7 +205,7 @@ def synthesize_verilog(
         source = Path(folder, "design.v")
         source.write_text(text)
         with console.Progress(f"synthesizing {top}", None, enabled=progress) as shown:
-            return synthesize(
+            return implement(
                 source,
                 top,
                 technology=technology,
@@ -200,7 +214,6 @@ def synthesize_verilog(
                 effort=effort,
                 cache_dir=cache_dir(),
                 wire_cap_per_fanout=wire_cap,
-                netlist_file=netlist,
                 progress=lambda label, done, total: shown.update(
                     done=done, total=total, description=label
                 ),

@@ -70,14 +70,16 @@ _LOAD_UNITS = {"ff": 1.0, "pf": 1000.0}
 
 
 @dataclass
-class _Group:
+class Group:
+    """A group of a Liberty file as it is written: attributes, lists and groups within."""
+
     kind: str
     args: str
     values: dict[str, str] = field(default_factory=dict)
     lists: dict[str, list[str]] = field(default_factory=dict)
-    groups: list[_Group] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
 
-    def all(self, kind: str) -> list[_Group]:
+    def all(self, kind: str) -> list[Group]:
         return [group for group in self.groups if group.kind == kind]
 
 
@@ -456,7 +458,7 @@ def parse(text: str, path: str | Path) -> Library:
     Raises:
         LibertyError: not Liberty, or it lacks a function that no mapping can do without.
     """
-    library = _library(_groups(_COMMENT.sub(" ", text), path), path)
+    library = _library(tree(text, path), path)
     needs = {
         "inverter": library.find(1, 0b01),
         "two-input NAND": library.find(2, 0b0111),
@@ -474,25 +476,17 @@ def parse(text: str, path: str | Path) -> Library:
     return library
 
 
-def _library(root: _Group, path: str | Path) -> Library:
+def _library(root: Group, path: str | Path) -> Library:
     place = "library"
     cells: dict[str, Cell] = {}
     try:
-        time = _unit(_TIME_UNITS, root.values.get("time_unit", "1ns"), "time_unit", path)
-        unit = [*root.lists.get("capacitive_load_unit", ["1", "pf"]), ""]
-        scale = float(unit[0]) * _unit(_LOAD_UNITS, unit[1], "capacitive_load_unit", path)
+        time, scale = units(root, path)
         slowest = _number(root.values, "default_max_transition") * time
-        templates: _Templates = {}
-        for group in root.all("lu_table_template"):
-            place = f"lu_table_template({group.args})"
-            templates[group.args] = (
-                _numbers(group.lists.get("index_1")),
-                _numbers(group.lists.get("index_2")),
-                group.values.get("variable_1", ""),
-            )
+        place = "lu_table_template"
+        shapes = templates(root, "lu_table_template")
         for group in root.all("cell"):
             place = f"cell({group.args})"
-            cell = _cell(group, templates, time, scale, slowest)
+            cell = _cell(group, shapes, time, scale, slowest)
             if cell is None:
                 continue
             if not 0 < cell.area < float("inf"):
@@ -509,19 +503,61 @@ def _library(root: _Group, path: str | Path) -> Library:
     return Library(root.args, str(path), cells)
 
 
-def _unit(units: Mapping[str, float], text: str, field: str, path: str | Path) -> float:
-    """What a unit stands for; one that is not known must not pass for another."""
-    found = units.get(text.replace(" ", "").lower())
+def units(root: Group, path: str | Path) -> tuple[float, float]:
+    """A file's unit of time in ns, and of capacitance in fF.
+
+    Raises:
+        LibertyError: a unit is not known.
+        ValueError: a number is malformed.
+    """
+    time = unit_of(_TIME_UNITS, root.values.get("time_unit", "1ns"), "time_unit", path)
+    unit = [*root.lists.get("capacitive_load_unit", ["1", "pf"]), ""]
+    return time, float(unit[0]) * unit_of(_LOAD_UNITS, unit[1], "capacitive_load_unit", path)
+
+
+def unit_of(known: Mapping[str, float], text: str, field: str, path: str | Path) -> float:
+    """What a unit stands for; one that is not known must not pass for another.
+
+    Raises:
+        LibertyError: it is not known.
+    """
+    found = known.get(text.replace(" ", "").lower())
     if found is None:
-        raise LibertyError(path, f"{field}: must be one of {', '.join(units)}, got {text!r}")
+        raise LibertyError(path, f"{field}: must be one of {', '.join(known)}, got {text!r}")
     return found
 
 
-def _groups(text: str, path: str | Path) -> _Group:
+def templates(root: Group, kind: str) -> Templates:
+    """Templates of tables by name: both indices, and what the first one is.
+
+    Raises:
+        ValueError: a number is malformed.
+    """
+    return {
+        group.args: (
+            _numbers(group.lists.get("index_1")),
+            _numbers(group.lists.get("index_2")),
+            group.values.get("variable_1", ""),
+        )
+        for group in root.all(kind)
+    }
+
+
+def tree(text: str, path: str | Path, *, keep: Sequence[str] = ()) -> Group:
+    """The groups of a Liberty text, as far as mapping and timing need them.
+
+    Args:
+        keep: kinds of groups that are read as well.
+
+    Raises:
+        LibertyError: it is not Liberty, or ends too early.
+    """
+    text = _COMMENT.sub(" ", text)
+    skipped = _SKIPPED.difference(keep)
     match = re.search(r"\blibrary\s*\(\s*\"?([\w.\-]*)\"?\s*\)\s*\{", text)
     if match is None:
         raise LibertyError(path, "must be a Liberty file, has no library group")
-    root = _Group("library", match.group(1))
+    root = Group("library", match.group(1))
     stack = [root]
     position = match.end()
     while True:
@@ -531,7 +567,7 @@ def _groups(text: str, path: str | Path) -> _Group:
         position = token.end()
         if token["group"]:
             kind = token["group"]
-            if kind in _SKIPPED:
+            if kind in skipped:
                 depth = 1
                 while depth:
                     brace = _BRACES.search(text, position)
@@ -540,7 +576,7 @@ def _groups(text: str, path: str | Path) -> _Group:
                     depth += 1 if brace.group() == "{" else -1
                     position = brace.end()
                 continue
-            group = _Group(kind, token["args"].strip().replace('"', ""))
+            group = Group(kind, token["args"].strip().replace('"', ""))
             stack[-1].groups.append(group)
             stack.append(group)
         elif token["close"]:
@@ -560,10 +596,25 @@ def _numbers(parts: list[str] | None) -> np.ndarray:
     return np.array(",".join(parts).replace(",", " ").split(), dtype=np.float64)
 
 
-_Templates = dict[str, tuple[np.ndarray, np.ndarray, str]]
+Templates = dict[str, tuple[np.ndarray, np.ndarray, str]]
 
 
-def _table(group: _Group | None, templates: _Templates, time: float, scale: float) -> Table | None:
+def table(
+    group: Group | None,
+    templates: Templates,
+    time: float,
+    scale: float,
+    *,
+    value: float | None = None,
+) -> Table | None:
+    """A table of a file in ns and fF, None of none.
+
+    Args:
+        time, scale: the file's units. value: the unit of the values; that of time if None.
+
+    Raises:
+        ValueError: the table is malformed.
+    """
     if group is None:
         return None
     index_1, index_2, first = templates.get(group.args, (np.zeros(1), np.zeros(1), ""))
@@ -573,7 +624,7 @@ def _table(group: _Group | None, templates: _Templates, time: float, scale: floa
         index_2 = _numbers(group.lists["index_2"])
     if "values" not in group.lists:
         raise ValueError(f"{group.kind} has no values")
-    values = _numbers(group.lists["values"]) * time
+    values = _numbers(group.lists["values"]) * (time if value is None else value)
     if not np.isfinite(values).all():
         raise ValueError(f"{group.kind} has values that are not finite")
     if group.args == "scalar" or values.size == 1:
@@ -604,7 +655,7 @@ def _number(values: dict[str, str], key: str) -> float:
 
 
 def _cell(
-    group: _Group, templates: _Templates, time: float, scale: float, slowest: float
+    group: Group, templates: Templates, time: float, scale: float, slowest: float
 ) -> Cell | None:
     """A cell that mapping may use, else None."""
     if "area" not in group.values or group.values.get("dont_use") == "true":
@@ -682,8 +733,8 @@ def _within(pin: Pin, slowest: float) -> float:
     return 0.0 if np.isinf(limit) else limit
 
 
-def _arcs(item: _Group, templates: _Templates, time: float, scale: float) -> list[Arc]:
-    found: dict[tuple[str, str, int], list[_Group]] = {}
+def _arcs(item: Group, templates: Templates, time: float, scale: float) -> list[Arc]:
+    found: dict[tuple[str, str, int], list[Group]] = {}
     for timing in item.all("timing"):
         stated = timing.values.get("timing_type", "combinational")
         if stated.startswith("setup"):
@@ -700,8 +751,8 @@ def _arcs(item: _Group, templates: _Templates, time: float, scale: float) -> lis
         for related in timing.values.get("related_pin", "").split():
             found.setdefault((related, kind, sense), []).append(timing)
 
-    def merged(groups: Sequence[_Group], name: str) -> Table | None:
-        return _merge(_table(next(iter(g.all(name)), None), templates, time, scale) for g in groups)
+    def merged(groups: Sequence[Group], name: str) -> Table | None:
+        return _merge(table(next(iter(g.all(name)), None), templates, time, scale) for g in groups)
 
     arcs = []
     for (related, kind, sense), groups in found.items():

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows import mapping, memories, netlist, recipes, report, sizing, sta, yosys
 from flows.errors import FlowError
@@ -25,6 +26,32 @@ FLOW = 1
 
 Progress = Callable[[str, int, int], None]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Implementation:
+    """A design in cells.
+
+    Attributes:
+        report: of it. modules: the mapped modules, repaired. tables: of their library.
+        boundary: what surrounds the design.
+    """
+
+    report: SynthReport
+    modules: Mapping[str, Module]
+    tables: Tables
+    boundary: Boundary
+
+    @property
+    def kinds(self) -> set[str]:
+        """Library cells that are used."""
+        return {gate.kind for module in self.modules.values() for gate in module.gates.values()}
+
+    def verilog(self) -> str:
+        """The mapped Verilog, with the behaviour of its cells under ``ifdef RTLGEN_CELLS``."""
+        library = self.tables.library
+        return netlist.verilog(self.modules, library) + cell_models(library, self.kinds)
+
+
 _TRIALS = {"fast": 2, "normal": 6, "high": 16}
 
 
@@ -43,6 +70,26 @@ def synthesize(
     verilog: Path | str | Sequence[Path | str],
     top: str,
     *,
+    netlist_file: Path | None = None,
+    **options: Any,
+) -> SynthReport:
+    """Area by sub-block, cells and critical delay of a design.
+
+    Args:
+        netlist_file: the mapped Verilog is written there; it instantiates the library's cells,
+            whose behaviour follows under ``ifdef RTLGEN_CELLS``.
+        verilog, top, options: as of :func:`implement`, which raises what this does.
+    """
+    found = implement(verilog, top, **options)
+    if netlist_file is not None:
+        write_whole(netlist_file, found.verilog())
+    return found.report
+
+
+def implement(
+    verilog: Path | str | Sequence[Path | str],
+    top: str,
+    *,
     technology: Technology | None = None,
     clock_ns: float | None = None,
     objective: str = "area",
@@ -50,10 +97,9 @@ def synthesize(
     cache_dir: Path | None = None,
     jobs: int = 2,
     wire_cap_per_fanout: float = 0.0,
-    netlist_file: Path | None = None,
     progress: Progress | None = None,
-) -> SynthReport:
-    """Area by sub-block, cells and critical delay of a design.
+) -> Implementation:
+    """A design in cells: every module through every recipe, the best of each kept and repaired.
 
     Args:
         verilog: the source file or files.
@@ -66,8 +112,6 @@ def synthesize(
         cache_dir: what modules map to is kept there, by content.
         jobs: processes at a time.
         wire_cap_per_fanout: fF of wire for every pin that a net reaches.
-        netlist_file: the mapped Verilog is written there; it instantiates the library's cells,
-            whose behaviour follows under ``ifdef RTLGEN_CELLS``.
         progress: called with a label, steps done and steps in all.
 
     Raises:
@@ -131,10 +175,6 @@ def synthesize(
                 picked, sized = other
 
     modules, timing = sized.modules, sized.timing
-    if netlist_file is not None:
-        used = {gate.kind for module in modules.values() for gate in module.gates.values()}
-        text = netlist.verilog(modules, library) + cell_models(library, used)
-        write_whole(netlist_file, text)
     copies = netlist.counts(modules, top)
     kinds = report.cell_counts(modules, copies)
     full = library.full_adder
@@ -143,7 +183,7 @@ def synthesize(
     def total(kind: str) -> int:
         return sum(number for cell, number in kinds.items() if library.cells[cell].kind == kind)
 
-    return SynthReport(
+    found = SynthReport(
         top=top,
         technology=technology.name,
         technology_digest=technology.digest,
@@ -176,6 +216,7 @@ def synthesize(
         tools={**yosys.versions(), "flow": f"{FLOW}.{mapping.MAPPING}"},
         left_out=left_out,
     )
+    return Implementation(report=found, modules=modules, tables=tables, boundary=boundary)
 
 
 def read_sources(verilog: Path | str | Sequence[Path | str]) -> list[str]:

@@ -180,7 +180,7 @@ def _wave(spec: BlockSpec, text: str, scenario: Scenario, wave: Path, progress: 
     """An FST of one scenario, from a model compiled for it."""
     with (
         Progress("compiling a model with waveforms", enabled=progress),
-        load(spec, text, effort=RUN_SHORT, trace=True) as model,
+        load(spec, text, effort=RUN_SHORT, trace="fst") as model,
     ):
         model.wave(wave)
         compiled.run_scenario(model, stimulus.stimulus(spec, scenario))

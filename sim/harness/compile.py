@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from hw.streams import Stream
 from rtl_gen.cache import digest, folder, source_digest
@@ -37,6 +38,9 @@ _WORTH_SHARING = 60  # lines of a module
 _LANES_UP_TO = 30_000  # lines of a module
 _LONGEST = 3000  # statements of a function
 _ONE_UNIT = 1 << 20  # bytes of C++ that are compiled as one
+
+
+Trace = Literal["fst", "saif"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ def build(
     streams: Sequence[Stream],
     *,
     effort: Effort = RUN_LONG,
-    trace: bool = False,
+    trace: Trace | None = None,
     jobs: int | None = None,
 ) -> Path:
     """The shared library of a design, from the cache if it was built before.
@@ -77,7 +81,7 @@ def build(
         verilog: the whole source text.
         top: its top module.
         streams: every port with valid/ready; besides them there are ``clk`` and ``rst``.
-        trace: with support for FST waveforms (slower).
+        trace: with support for waveforms (``fst``) or toggle counts (``saif``); slower.
         jobs: compilers at once; every core by default.
 
     Raises:
@@ -166,7 +170,7 @@ def _machine() -> str:
     return toolchain.run([toolchain.tool("g++"), "-march=native", "-Q", "--help=target"], "g++")
 
 
-def _flags(trace: bool) -> list[str]:
+def _flags(trace: Trace | None) -> list[str]:
     include = toolchain.verilator_home() / "include"
     flags = [
         "-std=c++20",
@@ -177,10 +181,10 @@ def _flags(trace: bool) -> list[str]:
         "-DVERILATOR=1",
         "-DVM_COVERAGE=0",
         "-DVM_SC=0",
-        f"-DVM_TRACE={int(trace)}",
-        f"-DVM_TRACE_FST={int(trace)}",
+        f"-DVM_TRACE={int(trace is not None)}",
+        f"-DVM_TRACE_FST={int(trace == 'fst')}",
         "-DVM_TRACE_VCD=0",
-        "-DVM_TRACE_SAIF=0",
+        f"-DVM_TRACE_SAIF={int(trace == 'saif')}",
         "-DVL_TIME_CONTEXT",
         "-DVL_USER_FATAL",
         "-DVL_USER_STOP",
@@ -189,7 +193,7 @@ def _flags(trace: bool) -> list[str]:
         f"-I{include}",
         f"-I{include / 'vltstd'}",
     ]
-    if trace:
+    if trace == "fst":
         flags += [f"-I{fst_folder()}", f"-I{include / 'fstcpp'}"]
     return flags
 
@@ -199,7 +203,7 @@ def fst_folder() -> Path:
     return Path(__file__).parent / "fst"
 
 
-def _runtime(level: str, trace: bool) -> Path:
+def _runtime(level: str, trace: Trace | None) -> Path:
     """Folder with Verilator's run-time objects and a precompiled header, for one set of flags."""
     flags = [*_flags(trace), level]
 
@@ -209,8 +213,8 @@ def _runtime(level: str, trace: bool) -> Path:
         headers = ["<cstdint>", "<cstdio>", "<cstring>", "<memory>", "<stdexcept>", "<string>"]
         headers += ["<vector>", '"verilated.h"']
         if trace:
-            sources.append("verilated_fst_c.cpp")
-            headers.append('"verilated_fst_c.h"')
+            sources.append(f"verilated_{trace}_c.cpp")
+            headers.append(f'"verilated_{trace}_c.h"')
         header = place / "runtime.h"
         header.write_text("".join(f"#include {name}\n" for name in headers))
         cxx = toolchain.tool("g++")
@@ -233,7 +237,7 @@ def _compile(
     top: str,
     streams: Sequence[Stream],
     effort: Effort,
-    trace: bool,
+    trace: Trace | None,
     jobs: int | None,
     key: str,
 ) -> bool:
@@ -252,7 +256,7 @@ def _compile(
         (work / "sharing.vlt").write_text(sharing)
         command += [*_SHARE_FLAGS, str(work / "sharing.vlt")]
     if trace:
-        command.append("--trace-fst")
+        command.append(f"--trace-{trace}")
     toolchain.run([*command, str(source)], "verilator", keep=key)
     objects = work / "obj"
     if set(re.findall(r"\b(?:pos|neg)edge\s+(\w+)", verilog)) <= {"clk"}:

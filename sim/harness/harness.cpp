@@ -15,8 +15,12 @@
 
 #include "verilated.h"
 #include MODEL_HEADER
-#if VM_TRACE
+#if VM_TRACE_FST
 #include "verilated_fst_c.h"
+using Wave = VerilatedFstC;
+#elif VM_TRACE_SAIF
+#include "verilated_saif_c.h"
+using Wave = VerilatedSaifC;
 #endif
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "payloads are moved as bytes");
@@ -94,7 +98,7 @@ struct Harness {
     std::vector<Port> ports;
     std::vector<std::vector<uint8_t>> held;
 #if VM_TRACE
-    std::unique_ptr<VerilatedFstC> wave;
+    std::unique_ptr<Wave> wave;
 #endif
     uint64_t noise = 0x9e3779b97f4a7c15u;
 
@@ -306,14 +310,14 @@ __attribute__((visibility("default"))) void rtlgen_run(void* handle, Request* re
     }
 }
 
-// Starts (path) or ends (null) a waveform; 0 if this build has no tracing.
+// Starts (path) or ends (null) a recording; 0 if this build has no tracing.
 __attribute__((visibility("default"))) int rtlgen_wave(void* handle, const char* path) {
 #if VM_TRACE
     Harness* harness = static_cast<Harness*>(handle);
     if (harness->wave) harness->wave->close();
     harness->wave.reset();
     if (path) {
-        harness->wave = std::make_unique<VerilatedFstC>();
+        harness->wave = std::make_unique<Wave>();
         harness->top->trace(harness->wave.get(), 99);
         harness->wave->open(path);
     }

@@ -24,7 +24,7 @@ from hw.spec import BlockSpec
 from hw.streams import Stream
 from sim import source
 from sim.harness.beats import Packed, Run, pack
-from sim.harness.compile import RUN_LONG, Effort, build
+from sim.harness.compile import RUN_LONG, Effort, Trace, build
 from sim.stalls import Stalls
 
 if TYPE_CHECKING:
@@ -126,15 +126,18 @@ class Model:
         self.close()
 
     def wave(self, path: Path | None) -> None:
-        """Record an FST of every following run to ``path``; None ends the recording.
+        """Record every following run to ``path``; None ends the recording.
+
+        What is recorded is what the model was built with: a waveform (FST), or how often and how
+        long every net was high (SAIF), written when the recording ends.
 
         Raises:
-            ValueError: the model was built without ``trace=True``.
+            ValueError: the model was built without a ``trace``.
         """
         with self._lock:
             done = self._dll.rtlgen_wave(self._handle, str(path).encode() if path else None)
         if not done and path is not None:
-            raise ValueError("this model was built without tracing: verilate(spec, trace=True)")
+            raise ValueError("this model was built without tracing: verilate(spec, trace='fst')")
 
     def run(
         self,
@@ -349,7 +352,7 @@ def verilate(
     spec: BlockSpec,
     *,
     effort: Effort = RUN_LONG,
-    trace: bool = False,
+    trace: Trace | None = None,
     progress: bool = True,
     jobs: int | None = None,
 ) -> Model:
@@ -357,7 +360,7 @@ def verilate(
 
     Args:
         effort: compile for long runs, or quickly.
-        trace: able to write waveforms, slower.
+        trace: able to write waveforms (``fst``) or toggle counts (``saif``), slower.
         progress: show progress on standard error if it takes more than two seconds.
         jobs: compilers at once.
 
@@ -378,7 +381,7 @@ def load(
     verilog: str,
     *,
     effort: Effort = RUN_LONG,
-    trace: bool = False,
+    trace: Trace | None = None,
     jobs: int | None = None,
 ) -> Model:
     """The model of any Verilog text that has the ports of ``spec``."""

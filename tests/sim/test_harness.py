@@ -166,7 +166,7 @@ def test_a_wave_needs_a_model_with_tracing(model: Model, tmp_path: Path) -> None
 def test_a_wave_holds_the_run(spec: MacCoreSpec, text: str, tmp_path: Path) -> None:
     stim = works_of(spec, 5)
     file = tmp_path / "run.fst"
-    with load(spec, text, effort=RUN_SHORT, trace=True) as traced:
+    with load(spec, text, effort=RUN_SHORT, trace="fst") as traced:
         traced.wave(file)
         run = traced.run(stim.inputs, stim.expect)
         traced.wave(None)

@@ -8,7 +8,7 @@ well and have to be the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -152,7 +152,7 @@ def exact_product(plan: GemmPlan) -> np.ndarray:
 
 
 def _check(
-    form: ProductFormat, x: np.ndarray, w: np.ndarray, found: list[Mapping[str, np.ndarray]]
+    form: ProductFormat, x: np.ndarray, w: np.ndarray, found: Sequence[Mapping[str, np.ndarray]]
 ) -> None:
     """That the first rows are those of the golden model."""
     for plan, fast in zip(form.prepare(x, w).plans, found, strict=True):

@@ -80,7 +80,7 @@ class Pairs:
             "merges": [[names[left], names[right]] for left, right in self.merges],
         }
         level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        form = {
+        form: dict[str, Any] = {
             "version": "1.0",
             "truncation": None,
             "padding": None,
@@ -149,8 +149,9 @@ def _parsed(path: Path, form: Any) -> Pairs:
     model = form.get("model") if isinstance(form, dict) else None
     if not isinstance(model, dict) or model.get("type") != "BPE":
         raise InputError(f"{path}: model: must be of type BPE")
-    plain = isinstance(level, dict) and level.get("type") == "ByteLevel"
-    if not plain or level.get("use_regex", True) or level.get("add_prefix_space", True):
+    level = level if isinstance(level, dict) else {}
+    plain = level.get("type") == "ByteLevel" and not level.get("use_regex", True)
+    if not plain or level.get("add_prefix_space", True):
         raise InputError(f"{path}: pre_tokenizer: must be ByteLevel without pattern or prefix")
     for name in ("normalizer", "post_processor", "added_tokens"):
         if form.get(name):

@@ -16,8 +16,8 @@ import sw_driver.products
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec
+from sw_driver.commands.perplexity import perplexity as verb
 from sw_driver.forward import Decoder, KvCache
-from sw_driver.language_command import perplexity as verb
 from sw_driver.operands import product as reference_product
 from sw_driver.perplexity import Measured, PerplexityReport, Wanted, perplexity
 from sw_driver.products import ProductFormat, exact_product, product

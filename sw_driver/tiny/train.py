@@ -94,13 +94,13 @@ class Recipe:
         decay: of matrices, a step as ``rate · decay``.
     """
 
-    steps: int = 4800
+    steps: int = 2200
     batch: int = 16
     rate: float = 8e-3
     embedding_rate: float = 8e-3
     warm_up: int = 100
     cool_down: float = 0.6
-    decay: float = 0.1
+    decay: float = 0.6
     seed: int = 20240
 
 

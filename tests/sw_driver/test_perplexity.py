@@ -28,8 +28,8 @@ from sw_driver.tiny import EVALUATION, FOLDER
 from sw_driver.tokenizer import tokenizer_of
 
 # Of the first 2000 bytes of the text that is kept, by the weights that are kept.
-FLOAT32 = 0.0
-KNOWN = {"lut": {4: 0.0}, "mx": {8: 0.0}}
+FLOAT32 = 21.67743
+KNOWN = {"lut": {4: 23.66738}, "mx": {8: 21.66767}}
 # Float32 alone may differ, by the order of sums in numpy's matrix products.
 TOLERANCE = 1e-4
 

@@ -70,7 +70,7 @@ class Corpus:
         return made.hexdigest()
 
     def evaluation(self) -> str:
-        """Some of every held-out source: whole pieces, up to :data:`EVALUATION_BYTES`."""
+        """Every n-th piece that is held out, long ones cut: :data:`EVALUATION_BYTES` at most."""
         # Every n-th piece, so that each source has its share.
         total = sum(len(text) + 2 for text in self.held_out)
         step = max(1, total // EVALUATION_BYTES)

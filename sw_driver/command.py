@@ -201,6 +201,13 @@ def inspect(path: Path, every: bool, as_json: bool) -> None:
     help="Elements of K that share a scale of weights that are quantized here.",
 )
 @click.option(
+    "--clip",
+    type=click.Choice(["absmax", "mse"]),
+    default="absmax",
+    show_default=True,
+    help="Codes of weights that are quantized here span a group, or err least in the square.",
+)
+@click.option(
     "--text",
     multiple=True,
     help="A text that the activations come from; may be repeated.",
@@ -244,6 +251,7 @@ def run(
     weight_bits: tuple[int, ...],
     activation_bits: int | None,
     group: int,
+    clip: str,
     text: tuple[str, ...],
     text_file: Path | None,
     tokens: tuple[str, ...],
@@ -252,7 +260,7 @@ def run(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Run a real layer, or a whole model, with real weights on the simulated RTL.
+    """Run a layer or a model with real weights on the simulated RTL.
 
     The projections are packed, as the checkpoint stores them or quantized, and sent with a text's
     activations through the Verilated core. Results are compared bit for bit with the reference,
@@ -282,6 +290,7 @@ def run(
         "text": texts or None,
         "tokens": numbers or None,
         "hardware_scales": scales == "rtl",
+        "clip": clip,
         "jobs": jobs,
     }
     report: Any

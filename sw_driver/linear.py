@@ -24,6 +24,7 @@ from sw_driver.core import Core, core_of
 from sw_driver.instances import Fields, Instances, Simulator
 from sw_driver.mapping import Choices, core_ints, system_of
 from sw_driver.operands import Groups, Prepared, prepare, rounds, scaled_outside
+from sw_driver.quantize import Clip
 from sw_driver.scaling import Scaled, Scaler
 from sw_driver.stored_operands import prepare_stored, stored_bits
 
@@ -108,6 +109,7 @@ class LayerRunner:
         group: elements of K that share a scale.
         activation_bits: width of the activations, where jobs choose it; the widest if None.
         hardware_scales: scale and sum the groups of integers on RTL, too.
+        clip: how far the codes of weights reach that are quantized here.
     """
 
     def __init__(
@@ -118,12 +120,14 @@ class LayerRunner:
         group: int,
         activation_bits: int | None = None,
         hardware_scales: bool = False,
+        clip: Clip = "absmax",
     ):
         self.spec, self.group = spec, group
         self.instances = model if isinstance(model, Instances) else Instances(model)
         self.activation_bits = activation_bits
         self.core: Core = core_of(spec, activation_bits)
         self.hardware_scales = hardware_scales
+        self.clip: Clip = clip
         self._scalers: dict[int, Scaler] = {}
 
     def linear(
@@ -160,6 +164,7 @@ class LayerRunner:
                 bits=bits,
                 group=group,
                 activation_bits=self.activation_bits,
+                clip=self.clip,
             )
         if self.hardware_scales and prepared.scales is None and scaled_outside(self.spec):
             why = (

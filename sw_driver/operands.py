@@ -186,7 +186,7 @@ def prepare(
         group: elements of K that share a scale of integer weights.
         activation_bits: width of integer activations, where jobs choose it; the widest if None.
         grouped: integer activations have a scale for each group, too, instead of one a row.
-        clip: what a scale of integer weights spans, see :mod:`sw_driver.quantize.integers`.
+        clip: how far the codes of integer weights reach, see :mod:`sw_driver.quantize.integers`.
 
     Raises:
         ValueError: the core cannot take such operands.

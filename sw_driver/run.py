@@ -34,6 +34,7 @@ from sw_driver.linear import (
 )
 from sw_driver.mapping import takes
 from sw_driver.prompts import DEFAULT_TEXT, SENTENCES, Prompt, load_transformer, prompts_of
+from sw_driver.quantize import Clip
 from sw_driver.run_report import (
     ModelReport,
     RunReport,
@@ -76,6 +77,7 @@ def run_layer(
     tokens: Sequence[Sequence[int]] | None = None,
     simulator: Model | Simulator | None = None,
     hardware_scales: bool = False,
+    clip: Clip = "absmax",
     jobs: int | None = 1,
     progress: bool = True,
 ) -> RunReport:
@@ -96,6 +98,8 @@ def run_layer(
         text, tokens: what the activations are of, see :func:`sw_driver.prompts.prompts_of`.
         simulator: the core's Verilated model, if there is one already.
         hardware_scales: scale and sum the groups of integers on RTL, too, bias included.
+        clip: how far the codes of weights reach that are quantized here: ``absmax`` to the largest
+            of a group, ``mse`` where the squared error is least.
         jobs: instances of the core that share the work, each in a process of its own; None is one
             for each core of the machine. The results are the same. More than one starts processes
             that import the calling program again, as ``multiprocessing`` has it: a script needs
@@ -117,7 +121,7 @@ def run_layer(
     wanted = loaded.layer(layer, entered, lengths=lengths)
     runs: list[ProjectionRun] = []
     layer_cosine = {}
-    with work.open(simulator, hardware_scales, progress) as runner:
+    with work.open(simulator, hardware_scales, clip, progress) as runner:
         total = work.macs(loaded, [layer], sum(lengths)) * len(work.widths)
         with Progress("running the layer", total=total, enabled=progress) as shown:
             for asked in work.widths:
@@ -126,7 +130,7 @@ def run_layer(
                 found = loaded.layer(layer, entered, project, lengths=lengths)
                 layer_cosine[asked] = cosine(found, wanted)
         core = runner.core
-    return layer_report(core, loaded, layer, group, inputs, note, runs, layer_cosine)
+    return layer_report(core, loaded, layer, group, clip, inputs, note, runs, layer_cosine)
 
 
 def run_model(
@@ -140,6 +144,7 @@ def run_model(
     tokens: Sequence[Sequence[int]] | None = None,
     simulator: Model | Simulator | None = None,
     hardware_scales: bool = False,
+    clip: Clip = "absmax",
     jobs: int | None = 1,
     progress: bool = True,
 ) -> ModelReport:
@@ -162,14 +167,15 @@ def run_model(
     plain = _pass(loaded, inputs, lambda layer: loaded.plain(layer))
     runs: list[ProjectionRun] = []
     found: dict[int, _Outcome] = {}
-    with work.open(simulator, hardware_scales, progress) as runner:
+    with work.open(simulator, hardware_scales, clip, progress) as runner:
         total = work.macs(loaded, layers, sum(lengths)) * len(work.widths)
         with Progress("running the model", total=total, enabled=progress) as shown:
             for asked in work.widths:
 
                 def projects(layer: int | None, asked: int = asked) -> Project:
                     cycles = sum(item.cycles for item in runs)
-                    place = "head" if layer is None else f"layer {layer} of {len(layers)}"
+                    outside = "head" if loaded.architecture.causal else "pooler"
+                    place = outside if layer is None else f"layer {layer} of {len(layers)}"
                     label = f"{width_name(asked)}, {place}, {cycles:,} cycles"
                     shown.describe(label)
                     return work.project(runner, loaded, layer, asked, runs, shown)
@@ -179,7 +185,7 @@ def run_model(
     seconds = time.perf_counter() - started
     measured = [_similarity(asked, outcome, plain) for asked, outcome in found.items()]
     return model_report(
-        core, loaded, group, inputs, note, runs, measured, plain.vectors, seconds, instances
+        core, loaded, group, clip, inputs, note, runs, measured, plain.vectors, seconds, instances
     )
 
 
@@ -332,7 +338,11 @@ class _Work:
         return coded
 
     def open(
-        self, simulator: Model | Simulator | None, hardware_scales: bool, progress: bool
+        self,
+        simulator: Model | Simulator | None,
+        hardware_scales: bool,
+        clip: Clip,
+        progress: bool,
     ) -> _Opened:
         """A runner with the core's instances, to be closed."""
         model = simulator or verilate(self.spec, progress=progress)
@@ -342,6 +352,7 @@ class _Work:
             group=self.group,
             activation_bits=self.activation_bits,
             hardware_scales=hardware_scales,
+            clip=clip,
         )
         return _Opened(runner, None if simulator is not None else model)
 

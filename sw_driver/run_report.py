@@ -15,6 +15,7 @@ from sw_driver.core import Core
 from sw_driver.forward import Transformer
 from sw_driver.linear import ProjectionRun, width_name
 from sw_driver.prompts import Prompt
+from sw_driver.quantize import Clip
 from sw_driver.report import Report, Table
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def layer_report(
     model: Transformer,
     layer: int,
     group: int,
+    clip: Clip,
     inputs: Sequence[Prompt],
     note: str,
     runs: Sequence[ProjectionRun],
@@ -160,14 +162,14 @@ def layer_report(
     return RunReport(
         title=f"{model.architecture.name}, layer {layer}, on {core.name} (RTL)",
         facts=[
-            _core_fact(core, runs, group),
+            _core_fact(core, runs, group, clip),
             *_input_facts(inputs),
             _totals(runs),
         ],
         tables=[Table(columns=columns, rows=rows), table],
         notes=notes,
         data={
-            **_data(core, model, group, inputs, note, runs, failures),
+            **_data(core, model, group, clip, inputs, note, runs, failures),
             "layer": layer,
             "layer_cosine": {str(asked): value for asked, value in layer_cosine.items()},
             "projections": [_plain(item) for item in runs],
@@ -184,6 +186,7 @@ def model_report(
     core: Core,
     model: Transformer,
     group: int,
+    clip: Clip,
     inputs: Sequence[Prompt],
     note: str,
     runs: Sequence[ProjectionRun],
@@ -239,7 +242,7 @@ def model_report(
     return ModelReport(
         title=f"{arch.name}, all {arch.layers} layers, on {core.name} (RTL)",
         facts=[
-            _core_fact(core, runs, group),
+            _core_fact(core, runs, group, clip),
             *_input_facts(inputs),
             f"{_totals(runs)} of {instances} {'instance' if instances == 1 else 'instances'}, "
             f"{seconds:.1f} s in all",
@@ -247,7 +250,7 @@ def model_report(
         tables=tables,
         notes=notes,
         data={
-            **_data(core, model, group, inputs, note, runs, failures),
+            **_data(core, model, group, clip, inputs, note, runs, failures),
             "instances": instances,
             "widths": [
                 {
@@ -362,20 +365,22 @@ def _short(text: str, limit: int = 60) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def _core_fact(core: Core, runs: Sequence[ProjectionRun], group: int) -> str:
+def _core_fact(core: Core, runs: Sequence[ProjectionRun], group: int, clip: Clip) -> str:
     return (
         f"core: {core.name} ({core.block}), {core.m} × {core.n} × {core.k} a step, "
-        f"{core.clock_mhz:g} MHz; {_operands(core, runs, group)}"
+        f"{core.clock_mhz:g} MHz; {_operands(core, runs, group, clip)}"
     )
 
 
-def _operands(core: Core, runs: Sequence[ProjectionRun], group: int) -> str:
+def _operands(core: Core, runs: Sequence[ProjectionRun], group: int, clip: Clip) -> str:
     """What the operands are, in words."""
     if core.own_scales:
         return f"activations {core.activation_name}, weights {core.encoding}"
     token = " per token" if core.activation_name.startswith("INT") else ""
     stored = all(item.scheme.endswith("as stored") for item in runs)
     groups = "weights as stored" if stored else f"groups of {group} along K"
+    if clip == "mse" and not stored:
+        groups += ", clipped where the squared error is least"
     return f"activations {core.activation_name}{token}, {groups}"
 
 
@@ -420,6 +425,7 @@ def _data(
     core: Core,
     model: Transformer,
     group: int,
+    clip: Clip,
     inputs: Sequence[Prompt],
     note: str,
     runs: Sequence[ProjectionRun],
@@ -432,6 +438,7 @@ def _data(
         "spec_digest": core.digest,
         "model": model.architecture.name,
         "group": group,
+        "clip": clip,
         "text": inputs[0].text if len(inputs) == 1 else None,
         "inputs": [{"text": item.text, "tokens": list(item.tokens)} for item in inputs],
         "tokens": sum(len(item.tokens) for item in inputs),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -398,3 +399,163 @@ def test_a_gguf_file_gives_the_same(
         keys = {**keys, "rope.dimension_count": 12}
     model = Decoder(gguf_file(tmp_path / "model.gguf", name, kind, keys))
     assert near(model.logits(model.hidden(TOKENS)), CASES[name]["logits"])
+
+
+# What the converters of `llama.cpp` do to the tensors of other families.
+
+_MIXTURE = {
+    "block_sparse_moe.gate": "ffn_gate_inp", "mlp.gate.weight": "ffn_gate_inp.weight",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "self_attn.q_a_proj": "attn_q_a", "self_attn.q_b_proj": "attn_q_b",
+    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.q_a_layernorm": "attn_q_a_norm",
+    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+}  # fmt: skip
+_OTHERS = {
+    "transformer.wte": "token_embd", "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm", "transformer.h.": "blk.", ".ln_1": ".attn_norm",
+    ".ln_2": ".ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+    "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "encoder.layer.": "blk.", "attention.self.query": "attn_q", "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v", "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm", "intermediate.dense": "ffn_up",
+    "output.LayerNorm": "layer_output_norm", "output.dense": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up",
+}  # fmt: skip
+_EXPERT = re.compile(r"model\.layers\.(\d+)\..+\.experts\.(\d+)\.(?:(gate|up|down)_proj|w([123]))")
+_W = {"1": "gate", "3": "up", "2": "down"}
+
+
+def converted(name: str, kind: str) -> dict[str, np.ndarray]:
+    """The tensors of a case by the names, in the shapes and orders of a GGUF file."""
+    sandwich = kind in ("gemma2", "gemma3")
+    after = "post_attention_norm" if sandwich else "ffn_norm"
+    names = {
+        **_MIXTURE,
+        **_OTHERS,
+        **_GGUF_NAMES,
+        "post_attention_layernorm": after,
+        "pre_feedforward_layernorm": "ffn_norm",
+        "model.layers.": "blk.",
+    }
+    found: dict[str, np.ndarray] = {}
+    stacks: dict[str, dict[int, np.ndarray]] = {}
+    for key, shape in CASES[name]["tensors"].items():
+        array = REFERENCE.tensor(key, tuple(shape))
+        expert = _EXPERT.match(key)
+        if expert is not None:
+            part = expert[3] or _W[expert[4]]
+            stack = stacks.setdefault(f"blk.{expert[1]}.ffn_{part}_exps.weight", {})
+            stack[int(expert[2])] = array
+            continue
+        if "kv_b_proj" in key:
+            heads = array.reshape(4, 12 + 10, 16)
+            at = key.split(".")[2]
+            found[f"blk.{at}.attn_k_b.weight"] = heads[:, :12].transpose(0, 2, 1)
+            found[f"blk.{at}.attn_v_b.weight"] = heads[:, 12:]
+            continue
+        if kind == "llama" and ("q_proj" in key or "k_proj" in key):
+            array = permuted(array, 4 if "q_proj" in key else 2)
+        if sandwich and "norm" in key:
+            array = array + np.float32(1)
+        if kind == "gpt2" and array.ndim == 2 and ".h." in key:
+            array = array.T
+        if "pooler" in key or (key == "lm_head.weight" and kind == "gpt2"):
+            continue
+        for known in sorted(names, key=len, reverse=True):
+            key = key.replace(known, names[known])
+        found[key] = array
+    for key, stack in stacks.items():
+        found[key] = np.stack([stack[number] for number in range(len(stack))])
+    return found
+
+
+_EPS = {"attention.layer_norm_epsilon": 1e-5}
+_GEMMA = {"attention.key_length": 16, "attention.sliding_window": 4, **_RMS}
+_DEEPSEEK = {
+    "attention.head_count_kv": 4, "attention.kv_lora_rank": 16, "rope.dimension_count": 8,
+    "attention.key_length_mla": 20, "attention.value_length_mla": 10, "expert_count": 6,
+    "expert_used_count": 2, "expert_feed_forward_length": 24, "leading_dense_block_count": 1,
+    **_RMS,
+}  # fmt: skip
+OTHER_FILES: tuple[tuple[str, str, dict[str, Any], dict[str, Any]], ...] = (
+    ("mixtral", "llama", {"rope.freq_base": 1e6, "expert_count": 4, "expert_used_count": 2,
+                          "attention.layer_norm_rms_epsilon": 1e-5}, {}),
+    ("qwen3_moe", "qwen3moe", {"attention.key_length": 16, "expert_count": 4,
+                               "expert_used_count": 2, "expert_feed_forward_length": 24, **_RMS},
+     {"mlp_only_layers": []}),
+    # What is not in the file is fixed by `llama.cpp`.
+    ("gemma2", "gemma2", {**_GEMMA, "attn_logit_softcapping": 50.0,
+                          "final_logit_softcapping": 30.0}, {"query_pre_attn_scalar": 16}),
+    ("gemma3", "gemma3", {**_GEMMA, "rope.freq_base": 3000.0, "rope.scaling.type": "linear",
+                          "rope.scaling.factor": 8.0},
+     {"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention"] * 2,
+      "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 3000.0},
+                          "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+    ("phi3", "phi3", {"attention.sliding_window": 6, "rope.dimension_count": 12,
+                      "attention.layer_norm_rms_epsilon": 1e-5}, {}),
+    ("gpt2", "gpt2", {"feed_forward_length": 192, **_EPS}, {}),
+    ("bert", "bert", {"attention.layer_norm_epsilon": 1e-12}, {}),
+    ("deepseek_v2_lite", "deepseek2",
+     {**_DEEPSEEK, "expert_shared_count": 2, "rope.freq_base": 500.0, "rope.scaling.type": "yarn",
+      "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16,
+      "rope.scaling.yarn_log_multiplier": 0.0707, "expert_gating_func": 1}, {}),
+    ("deepseek_v3", "deepseek2",
+     {**_DEEPSEEK, "expert_shared_count": 1, "attention.q_lora_rank": 24, "expert_gating_func": 2,
+      "rope.freq_base": 500.0, "expert_weights_scale": 2.5, "expert_weights_norm": True},
+     {"n_group": 1, "topk_group": 1,
+      "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "keys", "changes"), OTHER_FILES)
+def test_a_gguf_file_of_another_family_gives_the_same(
+    name: str, kind: str, keys: dict[str, Any], changes: dict[str, Any], tmp_path: Path, made: Made
+) -> None:
+    import gguf
+
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(file, kind)
+    sizes: dict[str, Any] = {
+        "block_count": 2,
+        "embedding_length": 48,
+        "feed_forward_length": 80,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "context_length": 64,
+    }
+    if kind in ("gpt2", "bert"):
+        del sizes["attention.head_count_kv"]
+    writers = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    for key, value in {**sizes, **keys}.items():
+        add = writer.add_string if isinstance(value, str) else writers[type(value)]
+        add(f"{kind}.{key}", value)
+    tensors = converted(name, kind)
+    dense = changes.get("mlp_only_layers") == []
+    if dense:
+        # The dense layer of the case has no experts in its file: give both files the first one's.
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("blk.1.")}
+        tensors |= {
+            key.replace("blk.0.", "blk.1."): value
+            for key, value in tensors.items()
+            if key.startswith("blk.0.")
+        }
+    for key, array in tensors.items():
+        writer.add_tensor(key, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = opened(file)
+    folder = opened(made(name, **({} if dense else changes)))
+    states, wanted = passed(model), passed(folder)
+    if dense:
+        states, wanted = states[:2], wanted[:2]
+    for layer, (a, b) in enumerate(zip(states, wanted, strict=True)):
+        assert np.allclose(a, b, rtol=1e-4, atol=2e-5), layer
+    if isinstance(model, Decoder) and isinstance(folder, Decoder) and not dense:
+        x = model.hidden(TOKENS)
+        assert np.allclose(model.logits(x), folder.logits(x), rtol=1e-4, atol=2e-5)

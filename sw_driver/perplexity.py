@@ -301,8 +301,9 @@ def _report(
     arch = decoder.architecture
 
     def figures(found: Score) -> tuple[str, str, str]:
-        ratio = (found.perplexity / plain_score.perplexity - 1) * 100
-        return f"{found.perplexity:.3f}", f"{ratio:+.2f} %", f"{found.bits_per_byte:.4f}"
+        ratio = found.perplexity / plain_score.perplexity
+        growth = f"{100 * (ratio - 1):+.2f} %" if ratio < 10 else f"× {ratio:,.0f}"
+        return f"{found.perplexity:.3f}", growth, f"{found.bits_per_byte:.4f}"
 
     tables = [
         Table(
@@ -387,41 +388,67 @@ def _report(
             "caches": [plain_data(row) for row in cached],
         },
         draw=(lambda figure: draw_perplexities(figure, plain_score, rows)) if rows else None,
-        size=(8.0, 4.6),
+        size=(8.0, 6.0),
         plain=plain_score,
         rows=tuple(rows),
         caches=tuple(cached),
     )
 
 
+_LEAST_LOSS = 1e-4
+"""What a loss that is smaller, or a gain, is drawn as."""
+
+_LINE = 0.027
+"""Height of a label, as a share of the axis."""
+
+_WIDTH = 0.9
+"""Width of a label, in bits."""
+
+
 def draw_perplexities(figure: Figure, plain_score: Score, rows: Sequence[Measured]) -> None:
-    """Perplexity against bits a weight, a colour for each block."""
+    """What perplexity grows by against bits a weight, a colour for each block."""
     axes = figure.subplots()
     colours = (lay.BLUE, lay.ORANGE, lay.GREEN, lay.RED, lay.PURPLE, lay.SKY, lay.YELLOW)
     markers = ("o", "s", "^", "D", "v", "P", "X")
+
+    def loss(row: Measured) -> float:
+        return max(row.score.perplexity / plain_score.perplexity - 1, _LEAST_LOSS)
+
     blocks = list(dict.fromkeys(row.block for row in rows))
     for index, name in enumerate(blocks):
         some = [row for row in rows if row.block == name]
         axes.scatter(
             [row.weight_bits_each for row in some],
-            [row.score.perplexity for row in some],
+            [100 * loss(row) for row in some],
             color=colours[index % len(colours)],
             marker=markers[index % len(markers)],
             label=name,
             zorder=3,
         )
-    # One label for what lies on one spot.
-    spots: dict[tuple[float, float], list[str]] = {}
-    for row in rows:
-        spot = (round(row.weight_bits_each, 2), round(math.log(row.score.perplexity), 2))
-        spots.setdefault(spot, []).append(row.formats.split(" asym")[0].split(" symm")[0])
-    for (bits, logged), names in spots.items():
-        axes.annotate(
-            ", ".join(dict.fromkeys(names)), (bits, math.exp(logged)), xytext=(5, 3),
-            textcoords="offset points", fontsize=6,
-        )  # fmt: skip
-    axes.axhline(plain_score.perplexity, color=lay.GREY, linewidth=1, linestyle="--")
+    low = math.log10(min(map(loss, rows))) - 0.3
+    span = math.log10(max(map(loss, rows))) + 0.3 - low
+    # From below: a label that would lie on another goes above it.
+    taken: list[tuple[float, float]] = []
+    for row in sorted(rows, key=loss):
+        at = (math.log10(loss(row)) - low) / span
+        for bits, height in taken:
+            if abs(bits - row.weight_bits_each) < _WIDTH:
+                at = max(at, height + _LINE)
+        taken.append((row.weight_bits_each, at))
+        label = (row.weight_bits_each + 0.3, 100 * 10 ** (low + at * span))
+        axes.plot(
+            (row.weight_bits_each, label[0]), (100 * loss(row), label[1]), color=lay.GREY, lw=0.5
+        )
+        axes.text(*label, f" {_short(row.formats)}", fontsize=6.5, va="center")
     axes.set_yscale("log")
+    axes.set_ylim(100 * 10**low, 100 * 10 ** (low + span))
+    axes.set_xlim(right=max(row.weight_bits_each for row in rows) + 1.2)
     axes.set_xlabel("bits a weight, scales included")
-    axes.set_title("perplexity (dashed: float32)")
+    axes.set_title(f"growth of perplexity over float32 ({plain_score.perplexity:.2f}), %")
     axes.legend(frameon=False)
+
+
+def _short(formats: str) -> str:
+    """``mxfp4 × mxfp4`` as ``mxfp4``, and quantizers by their first letters."""
+    first, _, second = formats.partition(" × ")
+    return first if first == second else formats.replace("symmetric", "sym")

@@ -213,7 +213,7 @@ def _blocks(
     spec: GemmSpec, a_format: BlockFormat, w_format: BlockFormat, x: np.ndarray, w: np.ndarray
 ) -> Prepared:
     """Block-scaled operands: scales go with the elements, tensor scales are a factor outside."""
-    return block_product(spec, a_format, x, quantize_blocks(w, w_format))
+    return block_product(spec, a_format, x, quantize_blocks(whole_blocks(w, w_format), w_format))
 
 
 def block_product(
@@ -221,7 +221,7 @@ def block_product(
 ) -> Prepared:
     """A product with weights in the core's block format; activations are brought into theirs."""
     w_format = weights.form
-    a, b = quantize_blocks(x, a_format).codes, weights.codes
+    a, b = quantize_blocks(whole_blocks(x, a_format), a_format).codes, weights.codes
     plan = tile(spec, a.elements, b.elements, extra={"a_scale": a.scales, "w_scale": b.scales})
     factor = 1.0
     for scale in (a.tensor_scale, b.tensor_scale):
@@ -241,6 +241,12 @@ def block_product(
         w=w_format.dequantize(*b),
         finish=finish,
     )
+
+
+def whole_blocks(x: np.ndarray, form: BlockFormat) -> np.ndarray:
+    """A matrix with zeros behind its rows up to whole blocks; they change neither scale nor sum."""
+    missing = -x.shape[1] % form.block
+    return np.pad(x, ((0, 0), (0, missing))) if missing else x
 
 
 @dataclass(frozen=True)

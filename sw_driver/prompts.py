@@ -16,6 +16,7 @@ from sw_driver.bert import PACKAGED, Bert
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, clipped
 from sw_driver.forward import Decoder, Transformer
+from sw_driver.sentencepiece import gguf_tokenizer
 from sw_driver.tiny.pairs import Pairs, load_pairs
 from sw_driver.wordpiece import WordPiece
 
@@ -130,10 +131,12 @@ def tokenizer_of(model: Transformer) -> Tokenizer | None:
     """
     if isinstance(model, Bert):
         return _wordpiece(model)
+    if model.checkpoint.kind == "gguf":
+        return gguf_tokenizer(model.checkpoint)
     path = model.checkpoint.path
     folder = path if path.is_dir() else path.parent
     file = folder / "tokenizer.json"
-    if model.checkpoint.kind == "gguf" or not file.is_file():
+    if not file.is_file():
         return None
     try:
         return _Pairs(load_pairs(file))
@@ -186,7 +189,7 @@ def prompts_of(
         if texts:
             raise InputError(
                 f"text: {model.checkpoint.path} has no tokenizer that is read here (vocab.txt, "
-                "tokenizer.json); give token numbers"
+                "tokenizer.json, SentencePiece in a GGUF file); give token numbers"
             )
         count = min(RANDOM_TOKENS, model.architecture.max_positions)
         rng = np.random.default_rng(0)

@@ -296,6 +296,7 @@ class _Work:
             spec, model.architecture.layers, last, asked or usual, group, activation_bits
         )
         count = checked_jobs(jobs)
+        cls._fits(checked, model, layers)
         widths = asked or usual
         if not asked and cls._stored(checked, model, layers):
             widths = [AS_STORED]
@@ -307,6 +308,30 @@ class _Work:
             group=group,
             jobs=count,
         )
+
+    @staticmethod
+    def _fits(spec: GemmSpec, model: Transformer, layers: Sequence[int]) -> None:
+        """That a core that rounds takes every projection in one piece.
+
+        Raises:
+            InputError: the K of some is too long for a job, of which rounded parts cannot be added.
+        """
+        if spec.summable:
+            return
+        most = spec.max_k_steps * spec.tile.k
+        long: dict[str, int] = {}
+        for layer in layers:
+            for name in model.projections(layer):
+                k = model.shape(layer, name)[1]
+                if k > most and name != "router":
+                    long[name] = k
+        # A scale group is a GEMM of its own where scales are outside.
+        if long and core_of(spec).own_scales:
+            name, k = next(iter(long.items()))
+            raise InputError(
+                f"max_k: must be at least the K of every projection for {spec.name}, which rounds; "
+                f"is {most}, {name} has {k}"
+            )
 
     @staticmethod
     def _stored(spec: GemmSpec, model: Transformer, layers: Sequence[int]) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -49,10 +51,11 @@ Value = int | float | bool | str | tuple[int | float | bool, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A list that was not kept: its length, and the number of its elements' type."""
+    """A list that was not kept: its length, the number of its elements' type, and its place."""
 
     kind: int
     length: int
+    start: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +237,9 @@ def _value(
         if length * width > cursor.left:
             raise _too_long(cursor, key, length, width)
         if length > MAX_KEPT_ITEMS:
+            start = cursor.place
             cursor.skip(length * width)
-            return Skipped(kind=inner, length=length)
+            return Skipped(kind=inner, length=length, start=start)
         form = _SCALARS[inner][1]
         return tuple(struct.unpack(f"<{length}{form}", cursor.take(length * width)))
     if inner not in (_TEXT, _ARRAY):
@@ -247,6 +251,7 @@ def _value(
     if texts[0] < 0:
         rule = f"must not bring the texts and lists of the file above {MAX_TEXTS}"
         raise ConfigError(cursor.file, [f"{clipped(key)}: {rule}, got {length}"])
+    start = cursor.place
     if inner == _TEXT:
         cursor.skip_texts(length)
     elif depth == MAX_NESTING:
@@ -254,7 +259,45 @@ def _value(
     else:
         for _ in range(length):
             _value(cursor, key, _ARRAY, texts, depth + 1)
-    return Skipped(kind=inner, length=length)
+    return Skipped(kind=inner, length=length, start=start)
+
+
+def listed_texts(path: Path, told: Skipped, limit: int) -> list[str]:
+    """The texts of a list that a header skipped, of at most ``limit`` bytes each.
+
+    Raises:
+        ConfigError: it is no list of texts, one is too long or no UTF-8.
+        InputError: the file cannot be read.
+    """
+    with _list(path, told, (_TEXT,)) as cursor:
+        return [cursor.text("text", limit) for _ in range(told.length)]
+
+
+def listed_numbers(path: Path, told: Skipped) -> list[float]:
+    """The numbers of a list that a header skipped.
+
+    Raises:
+        ConfigError, InputError: as :func:`listed_texts`.
+    """
+    with _list(path, told, tuple(_SCALARS)) as cursor:
+        form, width = _SCALARS[told.kind][1], _WIDTHS[told.kind]
+        return list(struct.unpack(f"<{told.length}{form}", cursor.take(told.length * width)))
+
+
+@contextmanager
+def _list(path: Path, told: Skipped, kinds: tuple[int, ...]) -> Iterator[_Cursor]:
+    """The file at the place of a list."""
+    if told.kind not in kinds:
+        raise ConfigError(str(path), [f"a list must be of type {kinds[0]}, got {told.kind}"])
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            cursor = _Cursor(handle, size, str(path))
+            cursor.skip(told.start)
+            yield cursor
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{path}: cannot be read, {reason}") from None
 
 
 def _too_long(cursor: _Cursor, key: str, length: int, width: int) -> ConfigError:

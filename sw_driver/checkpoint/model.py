@@ -65,6 +65,7 @@ class Checkpoint:
         self.files: tuple[Path, ...]
         self.notes: tuple[str, ...] = ()
         self._header: GgufHeader | None = None
+        self._header_file = self.path
         self._config: Path | None = None
         if self.path.is_dir():
             self.kind = "folder"
@@ -122,7 +123,7 @@ class Checkpoint:
     @property
     def config_file(self) -> Path:
         """The file that says what the model is, for errors about it."""
-        return self.path if self._config is None else self._config
+        return self._header_file if self._config is None else self._config
 
     @property
     def header(self) -> GgufHeader | None:
@@ -264,6 +265,7 @@ class Checkpoint:
             ):
                 # What the model is stands in the first part.
                 self._header = header = part
+                self._header_file = file
             for name, (kind, region) in part.tensors.items():
                 if name in found:
                     problems.append(f"{file.name}: {name}: must be given once, in one part")

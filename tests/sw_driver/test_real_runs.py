@@ -670,3 +670,67 @@ def test_the_command_says_what_is_wrong(root: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, (arguments, result.output)
         assert text in result.output, (arguments, result.output)
         assert len(result.output.strip().splitlines()) == 1
+
+
+def test_text_of_a_gguf_file(tmp_path: Path, files: SimpleNamespace) -> None:
+    import gguf as library
+
+    # By number: unknown, begin, bytes, pieces with scores, one that somebody added.
+    pieces = ["<unk>", "<s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", "a", "b", "ab", "▁ab", "ba", "  "]
+    kinds = [2, 3, *[6] * 256, *[1] * 6, 4]
+    scores = [0.0] * 258 + [-1.0, -1.0, -1.0, -2.0, -4.0, -3.0, 0.0]
+    file = tmp_path / "m.gguf"
+    writer = library.GGUFWriter(file, "llama")
+    for key, value in files.llama_keys.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_string("tokenizer.ggml.model", "llama")
+    writer.add_array("tokenizer.ggml.tokens", pieces)
+    writer.add_array("tokenizer.ggml.scores", scores)
+    writer.add_array("tokenizer.ggml.token_type", kinds)
+    writer.add_uint32("tokenizer.ggml.bos_token_id", 1)
+    for name, shape in files.llama_shapes().items():
+        writer.add_tensor(name, np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    model = load_transformer(file)
+
+    def encoded(text: str) -> list[str | int]:
+        (prompt,) = prompts_of(model, [text])[0]
+        return [pieces[token] for token in prompt.tokens]
+
+    # A space comes first; ab is joined before ba, then with the space.
+    assert encoded("aba") == ["<s>", "▁ab", "a"]
+    assert encoded("bab") == ["<s>", "▁", "b", "ab"]
+    assert encoded("ba") == ["<s>", "▁", "ba"]
+    assert encoded("é") == ["<s>", "▁", "<0xC3>", "<0xA9>"]
+    assert encoded("a  b") == ["<s>", "▁", "a", "  ", "▁", "b"]
+    assert prompts_of(model)[0][0].text is not None, "the default is a text"
+
+
+def test_rows_are_filled_up_to_whole_blocks(root: Path) -> None:
+    from rtl_gen.specfile import load_spec
+    from sw_driver.operands import prepare
+
+    spec: Any = load_spec(root / "hw/configs/mx_core.yaml")
+    rng = np.random.default_rng(2)
+    x, w = (rng.standard_normal((rows, 48)).astype(np.float32) for rows in (3, 20))
+    made = prepare(spec, x, w, bits=8, group=32)
+    found = made.finish([plan.assemble(plan.expected()) for plan in made.plans])
+    assert np.allclose(made.a[:, :48], x, atol=0.05)
+    assert not made.a[:, 48:].any()
+    assert np.allclose(found, made.a @ made.w.T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_core_that_rounds_takes_a_projection_in_one_piece(
+    tmp_path: Path, files: SimpleNamespace, root: Path
+) -> None:
+    from rtl_gen.specfile import load_spec
+
+    spec: Any = load_spec(root / "hw/configs/fp_core.yaml")
+    short = spec.model_copy(update={"max_k": 64})
+    made = folder("bf16", tmp_path, files)
+    with pytest.raises(InputError, match="max_k: must be at least the K .* is 64, down has 96"):
+        run_layer(short, model=made, tokens=[[1]], progress=False)

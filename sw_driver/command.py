@@ -64,6 +64,46 @@ def _widths(
 )
 @click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
 @click.option(
+    "--kv",
+    metavar="FORMAT",
+    help="Format of the KV cache: int4, fp16, bf16, fp8, kivi:2, xquant:4; kivi and xquant may "
+    "have ,group=G,window=W behind them.",
+)
+@click.option("--chunk", metavar="C", type=int, help="Prefill the prompt C tokens at a time.")
+@click.option(
+    "--piggyback",
+    metavar="D",
+    type=int,
+    default=0,
+    help="Sequences that decode a token beside every chunk.",
+)
+@click.option(
+    "--piggyback-context",
+    metavar="L",
+    type=int,
+    help="Tokens before the first of these (default: the prompt).",
+)
+@click.option(
+    "--speculate", metavar="G", type=int, help="Verify G drafted tokens in each decoding step."
+)
+@click.option(
+    "--accept", metavar="P", type=float, help="Chance that a drafted token is accepted, 0 to 1."
+)
+@click.option("--draft", metavar="MODEL", help="What drafts, charged beside: named as MODEL is.")
+@click.option(
+    "--routing",
+    metavar="ROUTING",
+    default="balanced",
+    show_default=True,
+    help="Tokens over experts: balanced, uniform (random, expected costs), or a histogram's .json.",
+)
+@click.option(
+    "--tables",
+    type=click.Choice(["core", "unit", "fused", "memory"]),
+    help="Where a lut_core's tables come from: made inside, streamed to its port by a unit or by a "
+    "fused one, or written to and read from memory. Default: inside, or by a unit.",
+)
+@click.option(
     "--expand-latents",
     "expanded",
     is_flag=True,
@@ -85,10 +125,22 @@ def _widths(
     help="Output of `rtlgen synth --json` for this core: adds its area.",
 )
 @click.option(
+    "--power-report",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="Output of `rtlgen power --json` for this core: adds energies.",
+)
+@click.option(
+    "--dram-pj-per-bit",
+    metavar="PJ",
+    type=float,
+    help="Energy of a bit of DRAM traffic; not charged without it.",
+)
+@click.option(
     "--picture",
     metavar="FILE.png",
     type=click.Path(path_type=Path),
-    help="Draw the times per operator (.png, .svg, .pdf).",
+    help="Draw the times per operator and the roofline (.png, .svg, .pdf).",
 )
 @console.json_option
 def map_model(
@@ -101,10 +153,21 @@ def map_model(
     weight_bits: tuple[int | None, dict[str, int]],
     activation_bits: int | None,
     kv_bits: int | None,
+    kv: str | None,
+    chunk: int | None,
+    piggyback: int,
+    piggyback_context: int | None,
+    speculate: int | None,
+    accept: float | None,
+    draft: str | None,
+    routing: str,
+    tables: str | None,
     expanded: bool,
     group: int | None,
     buffer_kib: int,
     synth_report: Path | None,
+    power_report: Path | None,
+    dram_pj_per_bit: float | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -114,6 +177,7 @@ def map_model(
     whose weights are mapped as they are stored, a config.json, or the name of a shipped one
     (llama-2-7b, bitnet-b1.58-3b, gpt2, ...; any other name lists them).
     """
+    from sw_driver.cache_format import parse_cache
     from sw_driver.map_report import map_model as mapped
     from sw_driver.mapping import Choices
     from sw_driver.report import check_picture
@@ -121,6 +185,11 @@ def map_model(
     if picture is not None:
         check_picture(picture)
     every, exceptions = weight_bits
+    scheme = None
+    if kv is not None:
+        if kv_bits is not None:
+            raise InputError("kv_bits: must not be given beside kv")
+        kv_bits, scheme = parse_cache(kv)
     report = mapped(
         model,
         core_file,
@@ -134,10 +203,21 @@ def map_model(
             kv_bits=kv_bits,
             group=group,
             buffer_bytes=buffer_kib * 1024,
+            kv=scheme,
+            tables=tables,  # type: ignore[arg-type]
         ),
         activation_bits=activation_bits,
         synth_report=synth_report,
+        power_report=power_report,
+        dram_pj_per_bit=dram_pj_per_bit,
         expanded=expanded,
+        chunk=chunk,
+        piggyback=piggyback,
+        piggyback_context=piggyback_context,
+        speculate=speculate,
+        accept=accept,
+        draft=draft,
+        routing=routing,
     )
     if picture is not None:
         report.save_picture(picture)

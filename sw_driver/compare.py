@@ -21,8 +21,8 @@ from sw_driver import report as lay
 from sw_driver.checkpoint import load_model
 from sw_driver.companions import LAYER, companions, uncharged
 from sw_driver.core import Core, core_of
-from sw_driver.map_report import workloads_of
 from sw_driver.mapping import Choices, map_workload
+from sw_driver.phases import workloads_of
 from sw_driver.report import Report, Table
 from sw_driver.workload import Workload
 

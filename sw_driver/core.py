@@ -45,6 +45,11 @@ class Core:
         own_scales: 1 if the core applies the scales of its operands, which are in
             ``step_bits`` then, 0 if each scale group along K is a job and is scaled outside.
         result_bits: width of a result.
+        table_source: of a core that looks its sums up, where its tables come from (``internal``,
+            ``port``); "" for others.
+        table_step_bits: bits that the tables of ``k`` activations of one row take on its port.
+        table_latency, fused_latency: cycles that a ``lut_tables`` or a ``fused_tables`` unit in
+            front of the port adds to a run; 0 where there is none for it.
     """
 
     name: str
@@ -71,6 +76,10 @@ class Core:
     activation_step_bits: int
     own_scales: int
     result_bits: int
+    table_source: str = ""
+    table_step_bits: int = 0
+    table_latency: int = 0
+    fused_latency: int = 0
 
     @cached_property
     def ternary(self) -> bool:
@@ -168,7 +177,25 @@ def core_of(spec: GemmSpec, activation_bits: int | None = None) -> Core:
         activation_step_bits=activation_step_bits,
         own_scales=int(formats[1] is not None or "w_scale" in spec.further),
         result_bits=spec.result_bits,
+        **_tables(spec, ports),
     )
+
+
+def _tables(spec: Any, ports: dict[str, Any]) -> dict[str, Any]:
+    """Facts of the tables of a core that looks its sums up."""
+    from hw.block import block
+
+    source = getattr(getattr(spec, "table", None), "source", "")
+    if source != "port":
+        return {"table_source": source}
+    timings: list[Any] = [block(name).timing for name in ("lut_tables", "fused_tables")]
+    return {
+        "table_source": source,
+        "table_step_bits": ports["i_t"].width // spec.tile.m,
+        "table_latency": timings[0].LATENCY,
+        # What is quantized there has a sign.
+        "fused_latency": timings[1].LATENCY if spec.activations.signed else 0,
+    }
 
 
 def load_core(path: Path | str, activation_bits: int | None = None) -> Core:

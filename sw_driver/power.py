@@ -27,7 +27,7 @@ from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sim import stimulus
 from sim.harness.beats import Packed
-from sim.harness.compile import RUN_SHORT
+from sim.harness.compile import RUN_NETLIST
 from sim.harness.model import Model, load
 from sim.stimulus import Scenario
 from sw_driver import report as lay
@@ -119,7 +119,7 @@ def measure_power(
     runs: list[Run] = []
     with (
         Progress(f"compiling the netlist of {spec.name}", enabled=progress) as shown,
-        load(spec, text, effort=RUN_SHORT, trace="saif") as model,
+        load(spec, text, effort=RUN_NETLIST, trace="saif") as model,
     ):
         for bits in widths:
             shown.describe(f"simulating the netlist of {spec.name}")

@@ -144,7 +144,8 @@ def test_cost_query_elaborates_nothing() -> None:
 
 VERBS = {
     *("accuracy", "allot", "build", "compare", "describe", "explore", "inspect", "list"),
-    *("generate", "map", "perplexity", "pim", "run", "schema", "synth", "verify"),
+    *("generate", "map", "perplexity", "pim", "power"),
+    *("run", "schema", "synth", "verify"),
 }
 
 

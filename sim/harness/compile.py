@@ -63,6 +63,7 @@ class Effort:
 
 
 RUN_LONG = Effort(name="long", fast=("-O2",), slow=("-O0",), split=20_000, lanes=True)
+RUN_NETLIST = Effort(name="netlist", fast=("-O1",), slow=("-O0",), split=20_000)
 RUN_SHORT = Effort(name="short", fast=("-O1",), slow=("-O0",), split=0)
 
 
@@ -256,7 +257,8 @@ def _compile(
         (work / "sharing.vlt").write_text(sharing)
         command += [*_SHARE_FLAGS, str(work / "sharing.vlt")]
     if trace:
-        command.append(f"--trace-{trace}")
+        # The function that looks for changes names every net: in one piece it takes hours.
+        command += [f"--trace-{trace}", "--output-split-ctrace", str(_LONGEST)]
     toolchain.run([*command, str(source)], "verilator", keep=key)
     objects = work / "obj"
     if set(re.findall(r"\b(?:pos|neg)edge\s+(\w+)", verilog)) <= {"clk"}:

@@ -2,7 +2,7 @@
 
 A point is a design (a specification, and the width of activations where jobs choose it) with a
 choice of the mapping. Designs are validated one by one, once each; cycles, bytes and seconds of all
-points come from :func:`sw_driver.mapping.evaluate_many` on arrays.
+points come from :func:`sw_driver.many.evaluate_points` on arrays.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ from hw.errors import SpecError
 from hw.lazy import np
 from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
+from sw_driver.cache_format import SCALE_BITS
 from sw_driver.core import Core, core_of
 from sw_driver.explore.space import OF_CORE, OF_WORKLOAD, TOTALS, Scalar, Space
-from sw_driver.mapping import Choices, check_choices, evaluate_many
+from sw_driver.many import evaluate_points
+from sw_driver.mapping import Choices, check_choices
 
 if TYPE_CHECKING:
     from hw.gemm import GemmSpec
@@ -204,21 +206,22 @@ class Catalogue:
         for work, name in itertools.product(names, OF_WORKLOAD):
             whole = name in ("cycles", "bytes")
             metrics[f"{work}.{name}"] = np.zeros(count, dtype=np.int64 if whole else np.float64)
-        for number in np.unique(choice).tolist():
-            at = np.flatnonzero(choice == number)
-            used, places = np.unique(design[at], return_inverse=True)
-            cores = [self.designs[index].core for index in used.tolist()]
-            chosen = self.choices[number]
-            of_core = [_of_core(core, chosen) for core in cores]
-            for position, name in enumerate(OF_CORE):
-                metrics[name][at] = np.array([item[position] for item in of_core])[places]
-            if not names:
-                continue
-            works = list(self.space.workloads.values())
-            found = evaluate_many(cores, works, chosen.choices())
+        used, core = np.unique(design, return_inverse=True)
+        cores = [self.designs[index].core for index in used.tolist()]
+        if count:
+            for name, values in zip(OF_CORE, self._of_cores(cores, core, choice), strict=True):
+                metrics[name] = values
+        if names and count:
+            found = evaluate_points(
+                cores,
+                [item.choices() for item in self.choices],
+                list(self.space.workloads.values()),
+                core=core,
+                choice=choice,
+            )
             for column, work in enumerate(names):
                 for name in OF_WORKLOAD:
-                    metrics[f"{work}.{name}"][at] = getattr(found, name)[places, column]
+                    metrics[f"{work}.{name}"] = getattr(found, name)[:, column]
         if len(names) > 1:
             for name in TOTALS:
                 metrics[name] = np.sum([metrics[f"{work}.{name}"] for work in names], axis=0)
@@ -227,6 +230,37 @@ class Catalogue:
             if name in OF_WORKLOAD and len(names) == 1:
                 metrics[name] = metrics[f"{names[0]}.{name}"]
         return Points(design=design, choice=choice, metrics=metrics)
+
+    def _of_cores(
+        self, cores: Sequence[Core], core: np.ndarray, choice: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """MACs a cycle, and bits that a weight takes with its share of a scale."""
+        deepest = max(core.max_weight_bits for core in cores)
+        at_width = np.array(
+            [
+                [
+                    (item.job_cycles[bits][1], item.step_bits[bits] / item.k)
+                    for bits in (min(width, item.max_weight_bits - 1) for width in range(deepest))
+                ]
+                for item in cores
+            ]
+        )
+        facts = np.array(
+            [
+                (item.m * item.n * item.k, item.max_weight_bits, item.own_scales, item.zero_point)
+                for item in cores
+            ]
+        )[core]
+        asked = np.array([(item.weight_bits or 0, item.group or 0) for item in self.choices])
+        bits = np.where(asked[choice, 0] > 0, asked[choice, 0], facts[:, 1])
+        group = asked[choice, 1]
+        cycles, stored = at_width[core, bits - 1].T
+        scales = np.where(
+            (facts[:, 2] == 0) & (group > 0),
+            (SCALE_BITS + facts[:, 3] * bits) / np.maximum(group, 1),
+            0.0,
+        )
+        return facts[:, 0] / cycles, stored + scales
 
     def weight_bits(self, point: tuple[int, int]) -> int:
         """The width of a point's weights: as chosen, else the core's widest."""
@@ -271,15 +305,6 @@ def _choice(core: Core, chosen: Mapping[str, Any]) -> Choice:
         buffer_kib=BUFFER_KIB if buffer is None else buffer,
         output_bits=chosen.get("output_bits"),
     )
-
-
-def _of_core(core: Core, choice: Choice) -> tuple[float, float]:
-    """MACs a cycle, and bits that a weight takes with its share of a scale."""
-    bits = choice.weight_bits or core.max_weight_bits
-    scales = 0.0
-    if not core.own_scales and choice.group:
-        scales = (16 + core.zero_point * bits) / choice.group
-    return core.peak_macs(bits), core.step_bits[bits - 1] / core.k + scales
 
 
 def front(values: np.ndarray) -> np.ndarray:

@@ -15,47 +15,13 @@ Bytes are counted as the mapper counts them (docs/mapping.md): codes, and for ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from sw_driver.cache_format import CacheFormat
 from sw_driver.cost import ceil_div
-from sw_driver.mapping import SCALE_BITS
 from sw_driver.quantize.integers import QuantizedWeights, quantize_asymmetric
 
-PLAIN_BITS = 16
-"""Width of what is kept as it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheFormat:
-    """How a cache is quantized.
-
-    Attributes:
-        bits: width of codes, 1 to 8.
-        group: elements that share a scale and a zero point: of keys tokens, else channels of a
-            vector, of which a last group may be shorter.
-        window: latest tokens in full precision, a multiple of ``group`` for keys; 0 for none.
-
-    ``ValueError`` if a field breaks its rule.
-    """
-
-    bits: int = 2
-    group: int = 32
-    window: int = 128
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"bits: must lie in [1, 8], got {self.bits}")
-        if self.group < 1:
-            raise ValueError(f"group: must be positive, got {self.group}")
-        if self.window < 0:
-            raise ValueError(f"window: must not be negative, got {self.window}")
-
-    def vector_bits(self, elements: int) -> int:
-        """Bits of elements in a row that are quantized together."""
-        groups = ceil_div(elements, self.group)
-        return int(elements * self.bits + groups * (SCALE_BITS + self.bits))
+__all__ = ["CacheFormat", "InputCache", "KvCache"]
 
 
 class _PerToken:
@@ -86,19 +52,15 @@ class _PerToken:
 
     @property
     def bits(self) -> int:
-        quantized = self.done * self.vectors * self.form.vector_bits(self.channels)
-        return quantized + self.plain.size * PLAIN_BITS
+        quantized, plain = self.done * self.vectors, len(self.plain) * self.vectors
+        return self.form.per_token_bits(quantized, plain, self.channels)
 
 
 class _PerChannel:
     """Vectors ``(T, vectors, channels)``, whole windows of them quantized channel by channel."""
 
     def __init__(self, vectors: int, channels: int, form: CacheFormat):
-        if form.window % form.group or not form.window:
-            raise ValueError(
-                f"window: must be a multiple of the group of {form.group} tokens for keys, got "
-                f"{form.window}"
-            )
+        form.check_keys()
         self.vectors, self.channels, self.form = vectors, channels, form
         self.quantized: list[QuantizedWeights] = []
         self.plain = np.zeros((0, vectors, channels), dtype=np.float32)
@@ -124,8 +86,9 @@ class _PerChannel:
 
     @property
     def bits(self) -> int:
-        quantized = self.vectors * self.channels * self.form.vector_bits(self.done)
-        return quantized + self.plain.size * PLAIN_BITS
+        channels = self.vectors * self.channels
+        groups = sum(part.scale.shape[1] for part in self.quantized)
+        return self.form.per_channel_bits(self.done, groups, len(self.plain), channels)
 
 
 class KvCache:

@@ -26,7 +26,8 @@ from sw_driver.command import inspect, map_model
 from sw_driver.config_file import ConfigError
 from sw_driver.core import Core, core_of
 from sw_driver.inspect_report import inspect_checkpoint
-from sw_driver.mapping import Choices, Mapping, OperatorCost, evaluate_many, map_workload, takes
+from sw_driver.many import evaluate_many
+from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload, takes
 from sw_driver.workload import decode_workload, prefill_workload
 
 INDEX = "model.safetensors.index.json"

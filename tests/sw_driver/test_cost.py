@@ -11,6 +11,8 @@ import pytest
 from sw_driver.cost import (
     NO_WINDOW,
     CoreInts,
+    Line,
+    Rising,
     System,
     attention,
     ceil_div,
@@ -50,11 +52,20 @@ def counted_spans(
     steps: int,
     window: int,
     causal: bool,
+    rise: Line | None = None,
+    serial: bool = False,
 ) -> int:
     """Tile by tile, row by row."""
     total = 0
     for step in range(steps):
-        before = past + step
+        before = past + (step * tokens if rise is None else step * rise.up // rise.down)
+        if serial:
+            one = {"rows": rows, "unit": unit, "group": group, "tokens": 1, "steps": 1}
+            for token in range(tokens):
+                total += counted_spans(
+                    **one, past=before + token, window=window, causal=causal, rise=None
+                )
+            continue
         for start in range(0, tokens * group, rows):
             seen: set[int] = set()
             for row in range(start, min(start + rows, tokens * group)):
@@ -68,15 +79,23 @@ def counted_spans(
 def random_spans(rng: random.Random) -> dict[str, Any]:
     causal = rng.random() < 0.9
     one = rng.random() < 0.4
+    tokens = 1 if one else rng.randint(1, 20)
+    rise = None
+    if causal and rng.random() < 0.5:
+        # A step adds a token at least and all that it computes at most.
+        down = rng.randint(1, 9)
+        rise = Line(rng.randint(down, tokens * down), down)
     return {
         "rows": rng.randint(1, 9),
         "unit": rng.randint(1, 12),
         "group": rng.randint(1, 7),
-        "tokens": 1 if one else rng.randint(1, 20),
-        "steps": rng.randint(1, 20) if one and causal else 1,
+        "tokens": tokens,
+        "steps": rng.randint(1, 20) if causal else 1,
         "past": rng.randint(0, 20) if causal else 0,
-        "window": rng.choice([NO_WINDOW, rng.randint(1, 30)]) if causal else NO_WINDOW,
+        "window": rng.choice([NO_WINDOW, rng.randint(1, 60)]) if causal else NO_WINDOW,
         "causal": causal,
+        "rise": rise,
+        "serial": causal and rng.random() < 0.2,
     }
 
 
@@ -106,16 +125,50 @@ def test_spans_of_arrays_equal_those_of_integers() -> None:
             assert value == spans(**one)
 
 
-def test_several_steps_of_several_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="not one closed form"):
-        spans(1, 1, group=1, tokens=2, past=0, steps=2, window=NO_WINDOW, causal=True)
-
-
 def test_floor_sum_equals_counting() -> None:
     rng = random.Random(7)
     for _ in range(500):
         n, m, a, b = rng.randint(0, 30), rng.randint(1, 20), rng.randint(0, 40), rng.randint(0, 40)
         assert floor_sum(n, m, a, b) == sum((a * i + b) // m for i in range(n))
+
+
+def test_sums_over_a_line_equal_counting() -> None:
+    rng = random.Random(11)
+    for _ in range(500):
+        down = rng.randint(1, 12)
+        line = Line(rng.randint(0, 40), down)
+        steps, start, unit = rng.randint(0, 30), rng.randint(0, 50), rng.randint(1, 20)
+        each = rng.choice([1, rng.randint(1, 5)])
+        counted = sum(-(-(start + each * line.at(step)) // unit) for step in range(steps))
+        assert line.over(steps, start, unit, each) == counted
+
+
+def test_rows_that_rise_cost_the_sum_of_their_steps() -> None:
+    """With one loop that is best in every step, the closed form is the sum over single runs."""
+    rng = random.Random(12)
+    for _ in range(200):
+        line = Line(rng.randint(1, 20), rng.randint(1, 4))
+        rising = Rising(steps=rng.randint(1, 12), each=rng.randint(1, 3), line=line)
+        m, n, k = rng.randint(1, 30), rng.randint(1, 40), rng.randint(1, 100)
+        more = {"group": rng.choice([k, 16]), "bias": 1, "instances": 2, "cache_row_bits": 5}
+        system = rng.choice([PLENTY, NONE])
+        found = one_linear(CORE, system, m, n, k, rising=rising, runs=3, **more)
+        rows = [m + rising.each * line.at(step) for step in range(rising.steps)]
+        every = [one_linear(CORE, system, row, n, k, runs=3, **more) for row in rows]
+        for name in found._fields:
+            if name not in ("weight_reads", "activation_reads"):
+                assert getattr(found, name) == sum(getattr(one, name) for one in every), name
+
+
+def test_rows_that_rise_take_one_loop_for_all_steps() -> None:
+    # Room for three tiles, as below: W in blocks of two tiles, or A in blocks of two.
+    system = PLENTY._replace(buffer=384)
+    rising = Rising(steps=10, each=1, line=Line(6))
+    found = one_linear(CORE, system, 4, 40, 64, rising=rising)
+    rows = [4 + 6 * step for step in range(10)]
+    hold_w = sum(640 + row * 64 * 3 for row in rows)
+    hold_a = sum(row * 64 + 640 * -(-row // 4) for row in rows)
+    assert found.weight_bytes + found.activation_bytes == min(hold_w, hold_a)
 
 
 def counted_jobs(core: CoreInts, m: int, n: int, k: int, group: int) -> list[int]:
@@ -131,7 +184,7 @@ def counted_jobs(core: CoreInts, m: int, n: int, k: int, group: int) -> list[int
     return jobs
 
 
-def one_linear(core: CoreInts, system: System, m: int, n: int, k: int, **more: int) -> Any:
+def one_linear(core: CoreInts, system: System, m: int, n: int, k: int, **more: Any) -> Any:
     settings = {"runs": 1, "instances": 1, "group": k, "cache_row_bits": 0, "bias": 0, **more}
     return linear(core, system, m=m, n=n, k=k, **settings)
 
@@ -242,6 +295,24 @@ def test_attention_over_steps_layers_and_sequences() -> None:
     assert result.jobs == 5 * 7 * tiles
     assert result.cycles == 5 * (3 * 3 + 7 * 2 * 2 * tiles)
     assert result.weight_bytes == 35 * (100 + 101 + 102) * 8
+
+
+def test_attention_of_verified_and_drafted_tokens() -> None:
+    # Three tokens a step, of which 1.5 stay: after 99, 100, 102 and 103 tokens, 4 heads, two rows.
+    line = Line(3, 2)
+    result = one_attention(tokens=3, steps=4, rise=line)
+    tiles = sum(ceil_div(past + token, 8) for past in (99, 100, 102, 103) for token in (1, 2, 3))
+    assert result.jobs == 2 * tiles
+    assert result.cycles == 4 * 3 + 2 * 2 * 2 * tiles
+    # All 12 rows are held beside a tile of the cache, which is read once a step.
+    assert result.weight_bytes == 8 * (102 + 103 + 105 + 106)
+    assert result.activation_bytes == 4 * 12 * 32
+    # One after another each has a run of its own, and its own reading of the cache.
+    serial = one_attention(tokens=3, steps=4, rise=line, serial=True)
+    assert serial.jobs == 2 * tiles
+    assert serial.cycles == 12 * 3 + 2 * 2 * 2 * tiles
+    seen = sum(past + token for past in (99, 100, 102, 103) for token in (1, 2, 3))
+    assert serial.weight_bytes == 8 * seen
 
 
 def test_attention_within_a_window() -> None:

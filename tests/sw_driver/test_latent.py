@@ -15,8 +15,9 @@ from sw_driver.architecture import Latent, load_architecture, parse_architecture
 from sw_driver.command import map_model as map_command
 from sw_driver.config_file import ConfigError, read_json
 from sw_driver.core import Core, core_of
+from sw_driver.many import evaluate_many
 from sw_driver.map_report import map_model
-from sw_driver.mapping import Choices, evaluate_many, map_workload
+from sw_driver.mapping import Choices, map_workload
 from sw_driver.workload import Attention, Linear, Workload, decode_workload, prefill_workload
 
 NAMES = ("deepseek-v2-lite", "deepseek-v2", "deepseek-v3")

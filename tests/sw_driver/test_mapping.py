@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hw.block import block, spec_from_dict
@@ -16,8 +17,9 @@ from rtl_gen.specfile import SpecFileError
 from sw_driver import core as core_module
 from sw_driver.architecture import load_architecture
 from sw_driver.core import Core, core_of, load_core
+from sw_driver.many import evaluate_many, evaluate_points
 from sw_driver.map_report import map_model, read_area
-from sw_driver.mapping import Choices, Mapping, OperatorCost, evaluate_many, map_workload
+from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
 from sw_driver.workload import decode_workload, prefill_workload
 
 
@@ -273,6 +275,48 @@ def test_many_points_equal_single_mappings() -> None:
                 assert many.seconds[i, j] == pytest.approx(single.seconds)
                 assert many.utilisation[i, j] == pytest.approx(single.utilisation)
                 assert many.tokens_per_second[i, j] == pytest.approx(single.tokens_per_second)
+
+
+def test_points_mix_cores_choices_clocks_and_bandwidths() -> None:
+    cores = [
+        core(),
+        core(tile={"m": 3, "n": 48, "k": 20}, planes="parallel", clock_mhz=123.0),
+        mac_core(bits=4),
+        ternary_core(),
+    ]
+    choices = [
+        Choices(),
+        Choices(group=64, buffer_bytes=70_000),
+        Choices(weight_bits=2, kv_bits=2, output_bits=16, buffer_bytes=0),
+        Choices(group=32, operator_bits={"down": 2}, scale_bits=8, kv_bits=4),
+    ]
+    works = [
+        decoded("llama-2-70b", 5, 700, batch=3),
+        prefill_workload(load_architecture("llama-2-7b"), 77, context=100),
+    ]
+    rng = np.random.default_rng(2)
+    at, of = rng.integers(len(cores), size=60), rng.integers(len(choices), size=60)
+    clock, bandwidth = rng.uniform(50, 900, 60), rng.uniform(1, 900, 60)
+    many = evaluate_points(
+        cores, choices, works, core=at, choice=of, clock_mhz=clock, bandwidth_gb_s=bandwidth
+    )
+    for point in range(60):
+        one = replace(
+            cores[at[point]],
+            clock_mhz=float(clock[point]),
+            bandwidth_gb_s=float(bandwidth[point]),
+        )
+        for index, work in enumerate(works):
+            single = map_workload(work, one, choices[of[point]])
+            assert many.cycles[point, index] == single.cycles
+            assert many.bytes[point, index] == single.bytes
+            assert many.seconds[point, index] == pytest.approx(single.seconds)
+    with pytest.raises(InputError, match="bandwidth_gb_s: must be above 0 at every point"):
+        evaluate_points(cores, choices, works, core=at, choice=of, bandwidth_gb_s=0 * bandwidth)
+    with pytest.raises(InputError, match="weight_bits: must be 2"):
+        evaluate_points(
+            cores, [Choices(weight_bits=1)], works, core=np.array([3]), choice=np.array([0])
+        )
 
 
 def test_many_points_are_checked() -> None:

@@ -315,18 +315,22 @@ def test_mistakes_are_said_in_a_line(
     assert not re.search("Traceback", result.output)
 
 
-class Odd:
-    """A decoder whose rows are no multiple of a block."""
+class Long:
+    """A decoder of rows that are longer than a rounding core's K."""
 
     def weight(self, layer: int | None, name: str) -> tuple[np.ndarray, None]:
-        return np.zeros((4, 100), dtype=np.float32), None
+        return np.zeros((4, 128), dtype=np.float32), None
 
 
 def test_a_core_that_does_not_fit_says_where() -> None:
-    odd: Any = Odd()
-    project = in_format(odd, ProductFormat(spec=MX, bits=8, group=64))(0)
-    with pytest.raises(InputError, match="mx: layer 0: q: x: must have a multiple of the 32"):
-        project("q", np.zeros((1, 100), dtype=np.float32))
+    short = core("short", block="mx_core", tile={"m": 1, "n": 4, "k": 32}, max_k=64)
+    form = ProductFormat(spec=short, bits=8, group=64)
+    decoder: Any = Long()
+    project = in_format(decoder, form)(0)
+    with pytest.raises(InputError, match="short: layer 0: q: K: must be at most 64"):
+        project("q", np.zeros((1, 128), dtype=np.float32))
+    with pytest.raises(InputError, match="short: must take real rows of 128 elements"):
+        perplexity([short], progress=False)
 
 
 def test_json_and_files(tmp_path: Path, root: Path) -> None:

@@ -7,6 +7,7 @@ WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TRAIN := $(VENV)/.train
 
 export RTLGEN_CACHE := $(CURDIR)/.cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -14,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := $(wildcard hw rtl_gen sim flows sw_driver tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly bench compare lint format mutation formal clean
+.PHONY: help setup demo test nightly bench compare train lint format mutation formal clean
 
 help:
 	@echo 'make demo      build, verify, synthesize, map and run the shipped lut_core'
@@ -22,6 +23,7 @@ help:
 	@echo 'make nightly   the tests that take minutes'
 	@echo 'make bench     measure density, published rankings and simulation speed'
 	@echo 'make compare   the comparison of docs/comparison.md; LIBERTY=FILE names a cell library'
+	@echo 'make train     train the small language model of sw_driver/tiny again, into build/'
 	@echo 'make mutation  break the RTL on purpose; every mutant must be caught'
 	@echo 'make formal    prove stream rules, conservation, cycles and arithmetic of every block'
 	@echo 'make lint      ruff and mypy only'
@@ -36,7 +38,7 @@ demo: $(READY)
 test: lint
 	$(PY) -m pytest -n $(WORKERS) -m 'not nightly'
 
-nightly: $(READY)
+nightly: $(READY) $(TRAIN)
 	$(PY) -m pytest -n $(WORKERS) -m nightly
 
 bench: $(READY)
@@ -55,6 +57,9 @@ compare: $(READY)
 	$(VENV)/bin/rtlgen compare $(if $(LIBERTY),--liberty $(LIBERTY)) \
 	  $(foreach item,$(COMPARED),hw/configs/density/$(subst @,.yaml@,$(item))) \
 	  --picture build/comparison.png -o build/comparison.json
+
+train: $(READY) $(TRAIN)
+	$(PY) -m sw_driver.tiny.train --out build/tiny_pydoc
 
 mutation: $(READY)
 	$(PY) -m sim.mutation
@@ -82,6 +87,11 @@ $(READY): .lock/requirements.txt pyproject.toml | needed
 	$(PY) -m pip install --quiet --no-deps --requirement .lock/requirements.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(PY) -m compileall -q $(SOURCES)
+	@touch $@
+
+# JAX is large, and needed for training alone.
+$(TRAIN): .lock/train.txt $(READY)
+	$(PY) -m pip install --quiet --no-deps --requirement .lock/train.txt
 	@touch $@
 
 # One clear line for each thing that the machine lacks.

@@ -607,7 +607,7 @@ def compare(
 
     if picture is not None:
         check_picture(picture)
-    asked = _widths_behind(spec_files)
+    asked = widths_behind(spec_files)
     specs = load_specs(asked)
     with nullcontext() if out is None else console.output_file(out) as file:
         report = compared(
@@ -706,7 +706,7 @@ def pim(
     click.echo(report.json() if as_json else str(report))
 
 
-def _widths_behind(files: Sequence[str]) -> dict[Path, tuple[int, ...]]:
+def widths_behind(files: Sequence[str]) -> dict[Path, tuple[int, ...]]:
     """By file the widths that its ``@`` names; none without one."""
     found: dict[Path, tuple[int, ...]] = {}
     for text in files:
@@ -854,7 +854,7 @@ def allot(
         check_picture(picture)
     if any(not text.strip() for text in texts):
         raise InputError("text: must not be empty")
-    asked = _widths_behind(core_files)
+    asked = widths_behind(core_files)
     wanted = [parse_budget(text) for text in budgets]
     specs = load_specs(asked)
     report = allotted(

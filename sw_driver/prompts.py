@@ -17,6 +17,7 @@ from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, clipped
 from sw_driver.forward import Decoder, Transformer
 from sw_driver.sentencepiece import gguf_tokenizer
+from sw_driver.tiny.pairs import Pairs, load_pairs
 from sw_driver.wordpiece import WordPiece
 
 DEFAULT_TEXT = (
@@ -110,6 +111,18 @@ class HuggingFace:
         return [int(number) for number in self._tokenizer.encode(text).ids]
 
 
+class _Pairs:
+    """Plain byte pairs, which need no package; nothing is added to a text."""
+
+    def __init__(self, pairs: Pairs):
+        self._pairs = pairs
+
+    def encode(self, text: str) -> list[int]:
+        """Numbers of a text."""
+        found: list[int] = self._pairs.encode(text).tolist()
+        return found
+
+
 def tokenizer_of(model: Transformer) -> Tokenizer | None:
     """The tokenizer of a checkpoint; None if it has none that is read here.
 
@@ -123,7 +136,12 @@ def tokenizer_of(model: Transformer) -> Tokenizer | None:
     path = model.checkpoint.path
     folder = path if path.is_dir() else path.parent
     file = folder / "tokenizer.json"
-    return HuggingFace(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return _Pairs(load_pairs(file))
+    except InputError:
+        return HuggingFace(file)
 
 
 def _wordpiece(model: Bert) -> WordPiece:

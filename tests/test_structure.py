@@ -144,7 +144,8 @@ def test_cost_query_elaborates_nothing() -> None:
 
 VERBS = {
     *("accuracy", "allot", "build", "compare", "describe", "explore", "inspect", "list"),
-    *("map", "pim", "power", "run", "schema", "synth", "verify"),
+    *("generate", "map", "perplexity", "pim", "power"),
+    *("run", "schema", "synth", "verify"),
 }
 
 
@@ -176,7 +177,8 @@ def test_verb_reports_as_json(name: str) -> None:
 
 
 def pins() -> dict[str, str]:
-    lines = (ROOT / ".lock/requirements.txt").read_text().splitlines()
+    files = sorted((ROOT / ".lock").glob("*.txt"))
+    lines = [line for file in files for line in file.read_text().splitlines()]
     pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
     return {normal(name): number for name, number in pairs}
 

@@ -31,6 +31,7 @@ class _PerToken:
         self.name, self.vectors, self.channels, self.form = name, vectors, channels, form
         self.quantized: list[QuantizedWeights] = []
         self.plain = np.zeros((0, vectors, channels), dtype=np.float32)
+        self._decoded: list[np.ndarray] = []
         self.done = 0
 
     def append(self, x: np.ndarray) -> None:
@@ -44,8 +45,10 @@ class _PerToken:
 
     def numbers(self) -> np.ndarray:
         shape = (-1, self.vectors, self.channels)
-        parts = [part.dequantized().reshape(shape) for part in self.quantized]
-        return np.concatenate([*parts, self.plain])
+        # Of what was decoded once nothing changes any more.
+        for part in self.quantized[len(self._decoded) :]:
+            self._decoded.append(part.dequantized().reshape(shape))
+        return np.concatenate([*self._decoded, self.plain])
 
     @property
     def bits(self) -> int:
@@ -61,6 +64,7 @@ class _PerChannel:
         self.vectors, self.channels, self.form = vectors, channels, form
         self.quantized: list[QuantizedWeights] = []
         self.plain = np.zeros((0, vectors, channels), dtype=np.float32)
+        self._decoded: list[np.ndarray] = []
 
     def append(self, x: np.ndarray) -> None:
         held = np.concatenate([self.plain, x])
@@ -76,8 +80,9 @@ class _PerChannel:
 
     def numbers(self) -> np.ndarray:
         shape = (-1, self.vectors, self.channels)
-        parts = [part.dequantized().T.reshape(shape) for part in self.quantized]
-        return np.concatenate([*parts, self.plain])
+        for part in self.quantized[len(self._decoded) :]:
+            self._decoded.append(part.dequantized().T.reshape(shape))
+        return np.concatenate([*self._decoded, self.plain])
 
     @property
     def bits(self) -> int:
@@ -132,6 +137,49 @@ class KvCache:
     @property
     def bytes(self) -> int:
         return ceil_div(self._keys.bits, 8) + ceil_div(self._values.bits, 8)
+
+
+class TokenCache:
+    """Keys and values per token, each vector of a head in groups along its channels: the cache that
+    the mapper counts, with its own scale and zero point for every group.
+
+    Args:
+        heads: of keys and values. key_dim, value_dim: channels of a head.
+        form: of both; a window may be 0.
+
+    Raises:
+        ValueError: in :meth:`append`, as :class:`KvCache`.
+    """
+
+    def __init__(
+        self, heads: int, key_dim: int, form: CacheFormat, *, value_dim: int | None = None
+    ):
+        self.form = form
+        self._keys = _PerToken("k", heads, key_dim, form)
+        self._values = _PerToken("v", heads, value_dim or key_dim, form)
+        self.tokens = 0
+
+    def append(self, k: np.ndarray, v: np.ndarray) -> None:
+        """Keys ``(T, heads, key_dim)`` and values of new tokens, one or many."""
+        k = _vectors("k", k, self._keys.vectors, self._keys.channels)
+        v = _vectors("v", v, self._values.vectors, self._values.channels)
+        if len(k) != len(v):
+            raise ValueError(f"v: must be of the {len(k)} tokens of k, got {len(v)}")
+        self._keys.append(k)
+        self._values.append(v)
+        self.tokens += len(k)
+
+    def keys(self) -> np.ndarray:
+        """``float32`` ``(tokens, heads, key_dim)``, as attention sees them."""
+        return self._keys.numbers()
+
+    def values(self) -> np.ndarray:
+        """``float32`` ``(tokens, heads, value_dim)``, as attention sees them."""
+        return self._values.numbers()
+
+    @property
+    def bytes(self) -> int:
+        return int(ceil_div(self._keys.bits, 8) + ceil_div(self._values.bits, 8))
 
 
 class InputCache:

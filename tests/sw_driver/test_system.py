@@ -123,6 +123,15 @@ def test_skipping_is_walking_through_every_stage() -> None:
         )
 
 
+def test_when_a_buffer_gets_free_is_part_of_what_repeats() -> None:
+    """Two states that differ in nothing but the end of the last use of A's other buffer."""
+    gemm = plain_gemm(12, 14, 12)._replace(
+        instances=3, tile_n=1, max_steps=2, a_bits=4, w_bits=2, out_num=0, keep_o=16
+    )
+    cut, channel = Blocking("nkm", 2, 4, 3, 2, 2, 1), Channel(8, 1, 1, 40)
+    assert makespan(gemm, cut, channel) == timeline(gemm, cut, channel).cycles
+
+
 def _ordinals(every: list[Block], part: str) -> list[int]:
     """Which block of an operand a stage uses, counted as they come."""
     keys = [

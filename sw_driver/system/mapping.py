@@ -20,6 +20,7 @@ from sw_driver.choices import (
     core_ints,
     kv_width,
     operator_bits,
+    tables_of,
 )
 from sw_driver.mapping import TABLE_BITS, Mapping, map_workload
 from sw_driver.system.schedule import (
@@ -594,6 +595,13 @@ def _notes(
             f"{names}: no core of {system.name} takes this KV cache; of their {macs:,} MACs in "
             f"{workload.phase} only the memory traffic is in the cycles"
         )
+    used = {item.kind for item in operators}
+    for kind in system.kinds:
+        if kind.core.name in used and tables_of(kind.core, Choices()) not in ("", "core"):
+            notes.append(
+                f"{kind.core.name} takes tables at its port: the unit that makes them is not in "
+                "these cycles"
+            )
     left = [item.name for item in vector if item.function is None]
     if left:
         notes.append(f"not charged in {workload.phase}: {', '.join(left)}")

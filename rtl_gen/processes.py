@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -34,6 +36,27 @@ def pool(
         initializer=_begin,
         initargs=(prepare, arguments),
     )
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Processes that are started inside never see an interrupt; one of this process waits.
+
+    An interrupt goes to all processes of a terminal: theirs would be a trace each, and what stops
+    them is the process that started them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    # Starting it lets interrupts through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop(workers: ProcessPoolExecutor) -> None:

@@ -141,7 +141,9 @@ class Instances:
             told = (model.spec, model.library, model.streams, len(model.observed))
             self._pool = processes.pool(self.jobs, _open, told)
         try:
-            waiting: list[Future[Done]] = [self._pool.submit(_do, plans) for plans in work]
+            with processes.uninterrupted():
+                # Here the processes start, as many as there is work for.
+                waiting: list[Future[Done]] = [self._pool.submit(_do, plans) for plans in work]
             return [future.result() for future in waiting]
         except BrokenProcessPool:
             self.close()
@@ -222,10 +224,7 @@ _instance: list[Model] = []
 
 
 def _open(spec: GemmSpec, library: Path, streams: Sequence[Stream], observed: int) -> None:
-    """One instance in this process, which leaves interrupts to the one that started it."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One instance in this process."""
     _instance.append(Model(spec, library, streams, observed=observed))
 
 

@@ -123,8 +123,12 @@ class Tensors:
             if inside is not None:
                 self._add((int(inside[1]), "router.bias"), self._whole(name))
             return
-        if name == "cls.predictions.bias":
-            self._add((None, "lm_head.bias"), self._whole(name))
+        if name.endswith("cls.predictions.bias"):
+            # Files of BERT have it under this name, another, or both.
+            self._found.setdefault((None, "lm_head.bias"), self._whole(name))
+            return
+        if name.endswith("cls.predictions.decoder.bias"):
+            self._found[None, "lm_head.bias"] = self._whole(name)
             return
         if last not in ("weight", "bias"):
             return

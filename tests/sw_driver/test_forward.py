@@ -559,3 +559,23 @@ def test_a_gguf_file_of_another_family_gives_the_same(
     if isinstance(model, Decoder) and isinstance(folder, Decoder) and not dense:
         x = model.hidden(TOKENS)
         assert np.allclose(model.logits(x), folder.logits(x), rtol=1e-4, atol=2e-5)
+
+
+def test_a_masked_encoder_has_its_head_beside(made: Made) -> None:
+    plain = CASES["bert"]["tensors"]
+    tensors: dict[str, Any] = dict.fromkeys(plain)
+    for key, shape in plain.items():
+        if "pooler" not in key:
+            tensors[f"bert.{key}"] = REFERENCE.tensor(key, tuple(shape))
+    head = "cls.predictions"
+    tensors |= {
+        f"{head}.transform.dense.weight": np.zeros((48, 48), np.float32),
+        f"{head}.transform.dense.bias": np.zeros(48, np.float32),
+        f"{head}.transform.LayerNorm.weight": np.ones(48, np.float32),
+        f"{head}.transform.LayerNorm.bias": np.zeros(48, np.float32),
+        f"{head}.bias": np.zeros(97, np.float32),
+        f"{head}.decoder.bias": np.zeros(97, np.float32),
+    }
+    model = opened(made("bert", tensors=tensors, architectures=["BertForMaskedLM"]))
+    for found, wanted in zip(passed(model), CASES["bert"]["states"], strict=True):
+        assert near(found, wanted)

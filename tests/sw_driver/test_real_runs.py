@@ -442,7 +442,7 @@ def test_jobs_are_checked() -> None:
 
 
 _SLEEPER = """
-import sys, time
+import signal, time
 from pathlib import Path
 import numpy as np
 from hw.block import spec_from_dict
@@ -452,6 +452,8 @@ from sim.harness.compile import RUN_SHORT
 from sw_driver.instances import Instances
 
 if __name__ == "__main__":
+    # Whoever runs the tests may ignore interrupts, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     spec = spec_from_dict({spec!r})
     model = verilate(spec, effort=RUN_SHORT, progress=False)
     plan = tile(spec, np.ones((3, 16), int), np.ones((48, 16), int), z=np.zeros(48, int))
@@ -732,5 +734,5 @@ def test_a_core_that_rounds_takes_a_projection_in_one_piece(
     spec: Any = load_spec(root / "hw/configs/fp_core.yaml")
     short = spec.model_copy(update={"max_k": 64})
     made = folder("bf16", tmp_path, files)
-    with pytest.raises(InputError, match="max_k: must be at least the K .* is 64, down has 96"):
+    with pytest.raises(InputError, match=r"max_k: must be at least the K .* is 64, down has 96"):
         run_layer(short, model=made, tokens=[[1]], progress=False)

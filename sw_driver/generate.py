@@ -146,7 +146,9 @@ def generate(
     widths = [] if weight_bits is None else [weight_bits]
     checked = check_request(spec, arch.layers, 0, widths, group, activation_bits)
     core = core_of(checked, activation_bits)
-    bits = weight_bits or (4 if 4 in core.widths else min(8, core.widths[-1]))
+    # Formats of floats and blocks have one width, integers are quantized to eight bits at most.
+    widest = core.widths[-1] if len(core.widths) == 1 else min(8, core.widths[-1])
+    bits = weight_bits or (4 if 4 in core.widths else widest)
     folder = decoder.checkpoint.path
     tokenizer = tokenizer_of(folder if folder.is_dir() else folder.parent)
     start = first_token(decoder)
@@ -310,7 +312,7 @@ def _operators(
         mapped: dict[str, list[OperatorCost]] = defaultdict(list)
         by_name = {item.name: item for item in workload.operators if isinstance(item, Linear)}
         # The mapper is asked for this width, whatever the checkpoint stores.
-        choices = Choices(weight_bits=bits, group=group)
+        choices = Choices(weight_bits=bits, group=None if core.own_scales else group)
         for cost in map_workload(workload, core, choices).operators:
             if cost.name in by_name:
                 mapped[by_name[cost.name].role].append(cost)

@@ -80,6 +80,18 @@ def test_a_dozen_tokens_on_the_rtl(decoder: Decoder, simulator: Model) -> None:
     assert golden.operators == ()
 
 
+def test_formats_with_scales_of_their_own(decoder: Decoder) -> None:
+    spec: Any = spec_from_dict(
+        {"block": "mx_core", "name": "writes_mx", "tile": {"m": 1, "n": 16, "k": 32}}
+    )
+    with verilate(spec, effort=RUN_SHORT, progress=False) as model:
+        found = generate(spec, model=decoder, tokens=2, simulator=model, progress=False)
+    assert found.failures == ()
+    assert all(item.exact for item in found.operators)
+    golden = generate(spec, model=decoder, tokens=2, on="golden", progress=False)
+    assert golden.tokens == found.tokens
+
+
 class Faulty:
     """A model with one wrong bit in its results, or one cycle too many."""
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from hw.block import spec_from_dict
 from sw_driver.architecture import Architecture, Mlp, load_architecture
-from sw_driver.core import Core, core_of
-from sw_driver.mapping import Choices, Mapping, map_workload
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.mapping import Choices, Mapping, map_workload
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 from sw_driver.report import Table, fixed
-from sw_driver.workload import decode_workload, prefill_workload
 
 MODELS = ("llama-2-7b", "llama-2-70b", "mixtral-8x7b")
 TOKENS = 512

@@ -21,10 +21,10 @@ from rtl_gen.cache import cache_dir, new_file
 from rtl_gen.errors import InputError, VerificationError
 from rtl_gen.specfile import load_spec
 from sw_driver import report as lay
-from sw_driver.core import Core, core_of
-from sw_driver.map_report import MapReport, draw_mapping, map_model, phase_title
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.report import MapReport, draw_mapping, map_model, phase_title
 from sw_driver.report import Table, save_picture
-from sw_driver.run import RunReport, draw_cosines, draw_cycles, run_layer
+from sw_driver.runner.run import RunReport, draw_cosines, draw_cycles, run_layer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

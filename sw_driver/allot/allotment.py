@@ -28,15 +28,15 @@ from sw_driver.allot.sensitivity import (
 )
 from sw_driver.allot.solve import Problem, Solution, Solver, solve
 from sw_driver.architecture import Architecture
-from sw_driver.bert import PACKAGED, model_folder
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, read_json
-from sw_driver.core import Core, core_of
 from sw_driver.forward import Transformer
-from sw_driver.map_report import MAX_SYNTH_BYTES, read_area, workloads_of
-from sw_driver.mapping import BUFFER_BYTES
-from sw_driver.prompts import load_transformer, prompts_of, tokenizer_of
+from sw_driver.forward.bert import PACKAGED, model_folder
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.mapping import BUFFER_BYTES
+from sw_driver.mapper.report import MAX_SYNTH_BYTES, read_area, workloads_of
 from sw_driver.report import Report, Table
+from sw_driver.text.prompts import load_transformer, prompts_of, tokenizer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

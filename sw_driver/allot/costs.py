@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rtl_gen.errors import InputError
-from sw_driver import cost
-from sw_driver.core import Core
-from sw_driver.mapping import (
+from sw_driver.mapper import cost
+from sw_driver.mapper.core import Core
+from sw_driver.mapper.mapping import (
     BUFFER_BYTES,
     Choices,
     Mapping,
@@ -22,7 +22,7 @@ from sw_driver.mapping import (
     map_workload,
     system_of,
 )
-from sw_driver.workload import Linear, Workload
+from sw_driver.mapper.workload import Linear, Workload
 
 METRICS = ("cycles", "bytes", "size", "seconds")
 """What a budget may be of, besides the area."""

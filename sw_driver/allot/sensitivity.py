@@ -22,10 +22,10 @@ from rtl_gen.errors import InputError
 from sw_driver.allot.costs import Place
 from sw_driver.forward import Decoder, Project, Transformer
 from sw_driver.forward.tensors import role_kind
-from sw_driver.linear import cosine
-from sw_driver.operands import product, scheme_for
-from sw_driver.prompts import Prompt
 from sw_driver.quantize import SCHEMES, Scheme, encode, quantize_blocks
+from sw_driver.runner.linear import cosine
+from sw_driver.runner.operands import product, scheme_for
+from sw_driver.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from sw_driver.checkpoint import Checkpoint

@@ -82,8 +82,8 @@ def generate(
     """
     from rtl_gen.errors import VerificationError
     from rtl_gen.specfile import load_spec
-    from sw_driver.generate import DEFAULT_PROMPT, Sampling
-    from sw_driver.generate import generate as generated
+    from sw_driver.language.generate import DEFAULT_PROMPT, Sampling
+    from sw_driver.language.generate import generate as generated
 
     given = DEFAULT_PROMPT if prompt is None else prompt
     where: Any = on

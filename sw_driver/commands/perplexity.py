@@ -115,10 +115,10 @@ def perplexity(
     from contextlib import nullcontext
 
     from rtl_gen.specfile import load_specs
-    from sw_driver.command import widths_behind
-    from sw_driver.perplexity import Wanted
-    from sw_driver.perplexity import perplexity as measured
-    from sw_driver.quantized_caches import parse_cache
+    from sw_driver.commands.options import widths_behind
+    from sw_driver.language.perplexity import Wanted
+    from sw_driver.language.perplexity import perplexity as measured
+    from sw_driver.language.quantized_caches import parse_cache
     from sw_driver.report import check_picture
 
     if picture is not None:

@@ -87,7 +87,7 @@ def power(
     (other blocks: random works), no stream stalling; every change of a net is counted.
     """
     from rtl_gen.specfile import load_spec
-    from sw_driver.power import measure_power
+    from sw_driver.measure.power import measure_power
 
     spec = load_spec(spec_file)
     with nullcontext() if out is None else console.output_file(out) as file:

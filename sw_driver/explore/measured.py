@@ -7,12 +7,12 @@ from typing import Any
 
 from hw.lazy import np
 from rtl_gen.errors import InputError
-from sw_driver.companions import companions, uncharged
 from sw_driver.explore.journal import Journal
 from sw_driver.explore.measure import Task, error_task, kept, synthesis_task, verify_task
 from sw_driver.explore.points import Catalogue, Points
 from sw_driver.explore.space import ERROR, Space
 from sw_driver.explore.workers import Workers, unique
+from sw_driver.measure.companions import companions, uncharged
 
 Point = tuple[int, int]
 """Indices of a design and of a choice."""

@@ -2,7 +2,7 @@
 
 A point is a design (a specification, and the width of activations where jobs choose it) with a
 choice of the mapping. Designs are validated one by one, once each; cycles, bytes and seconds of all
-points come from :func:`sw_driver.many.evaluate_points` on arrays.
+points come from :func:`sw_driver.mapper.many.evaluate_points` on arrays.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hw.errors import SpecError
 from hw.lazy import np
 from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
-from sw_driver.cache_format import SCALE_BITS
-from sw_driver.core import Core, core_of
 from sw_driver.explore.space import OF_CORE, OF_WORKLOAD, TOTALS, Scalar, Space
-from sw_driver.many import evaluate_points
-from sw_driver.mapping import Choices, check_choices
+from sw_driver.mapper.cache_format import SCALE_BITS
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.many import evaluate_points
+from sw_driver.mapper.mapping import Choices, check_choices
 
 if TYPE_CHECKING:
     from hw.gemm import GemmSpec

@@ -27,8 +27,8 @@ from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec, read_text, read_yaml
 from sw_driver.checkpoint import load_model
-from sw_driver.phases import workloads_of
-from sw_driver.workload import Workload
+from sw_driver.mapper.phases import workloads_of
+from sw_driver.mapper.workload import Workload
 
 MAX_VALUES = 1000
 """Values of one field."""

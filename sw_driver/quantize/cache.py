@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sw_driver.cache_format import CacheFormat
-from sw_driver.cost import ceil_div
+from sw_driver.mapper.cache_format import CacheFormat
+from sw_driver.mapper.cost import ceil_div
 from sw_driver.quantize.integers import QuantizedWeights, quantize_asymmetric
 
 __all__ = ["CacheFormat", "InputCache", "KvCache"]

@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from rtl_gen.errors import InputError
-from sw_driver import cost
-from sw_driver.choices import (
+from sw_driver.mapper import cost
+from sw_driver.mapper.choices import (
     Choices,
     attention_covered,
     check_choices,
@@ -22,7 +22,8 @@ from sw_driver.choices import (
     operator_bits,
     tables_of,
 )
-from sw_driver.mapping import TABLE_BITS, Mapping, map_workload
+from sw_driver.mapper.mapping import TABLE_BITS, Mapping, map_workload
+from sw_driver.mapper.workload import Attention, Linear, Operator, Workload
 from sw_driver.system.schedule import (
     Blocking,
     Channel,
@@ -40,7 +41,6 @@ from sw_driver.system.search import EFFORT, GAP, Found, roofline, search
 from sw_driver.system.shapes import Work, gemms
 from sw_driver.system.spec import Kind, System
 from sw_driver.system.vector import VectorCost, vector_costs
-from sw_driver.workload import Attention, Linear, Operator, Workload
 
 SEARCHED = 12
 """Spans of an attention product that are searched; others take the next longer one's blocking."""

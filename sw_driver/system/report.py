@@ -12,10 +12,10 @@ from rtl_gen.errors import InputError
 from sw_driver import report as lay
 from sw_driver.architecture import Architecture
 from sw_driver.checkpoint import load_model
-from sw_driver.choices import Choices
-from sw_driver.phases import workloads_of
+from sw_driver.mapper.choices import Choices
+from sw_driver.mapper.phases import workloads_of
+from sw_driver.mapper.routing import BALANCED, Routing, load_routing
 from sw_driver.report import Report, Table
-from sw_driver.routing import BALANCED, Routing, load_routing
 from sw_driver.system.mapping import SystemMapping, SystemOperator, map_on_system
 from sw_driver.system.search import EFFORT, GAP
 from sw_driver.system.spec import System, load_system
@@ -56,7 +56,7 @@ def map_model_on_system(
     Args:
         model, prefill, decode, context, batch, choices, expanded, chunk, piggyback,
             piggyback_context, speculate, accept, routing: as for
-            :func:`sw_driver.map_report.map_model`; the buffer is the system's.
+            :func:`sw_driver.mapper.report.map_model`; the buffer is the system's.
         system: a system, the path of its file, or the name of a shipped one.
         activation_bits: width of activations, for cores whose jobs choose it.
         gap, effort: of the search, see :func:`sw_driver.system.search.search`.

@@ -3,7 +3,7 @@
 A linear layer is one shape. Attention is one shape for each number of whole tiles that rows see:
 rows of a prefill whose spans of visible tokens end in the same tile are a *strip*, steps of a
 decoding that see as many tiles are alike. The cycles of all of them together are those of
-:func:`sw_driver.cost.attention`, less its one latency a run.
+:func:`sw_driver.mapper.cost.attention`, less its one latency a run.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from sw_driver import cost
-from sw_driver.choices import (
+from sw_driver.mapper import cost
+from sw_driver.mapper.choices import (
     Choices,
     core_ints,
     group_of,
@@ -21,11 +21,11 @@ from sw_driver.choices import (
     operator_bits,
     system_of,
 )
-from sw_driver.core import Core
-from sw_driver.cost import CoreInts
-from sw_driver.operator_cost import cache_bits
+from sw_driver.mapper.core import Core
+from sw_driver.mapper.cost import CoreInts
+from sw_driver.mapper.operator_cost import cache_bits
+from sw_driver.mapper.workload import Attention, Linear, Operator
 from sw_driver.system.schedule import Blocking, Gemm, Sram, fits
-from sw_driver.workload import Attention, Linear, Operator
 
 SCORE_BITS = 16
 """Width of scores between the two products of attention, on chip or not."""
@@ -180,7 +180,7 @@ def spans(operator: Attention, tile: int, unit: int) -> Iterator[tuple[int, int,
     """``(rows, tokens, times)``: rows of A that see so many tokens, in whole ``unit``\\ s.
 
     Rows of one instance in one layer; ``times`` of them one after another. Tiles are of ``tile``
-    rows, and a tile sees what any of its rows does, as :func:`sw_driver.cost.spans` has it.
+    rows, and a tile sees what any of its rows does, as :func:`sw_driver.mapper.cost.spans` has it.
     """
     tokens, past, steps = operator.tokens, operator.past, operator.steps
     if not operator.causal:

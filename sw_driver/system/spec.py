@@ -26,11 +26,11 @@ from hw.spec import BlockSpec, Part
 from rtl_gen.errors import InputError, SpecFileError
 from rtl_gen.specfile import load_as, load_spec
 from sw_driver.config_file import ConfigError
-from sw_driver.core import Core, core_of, load_core
+from sw_driver.mapper.core import Core, core_of, load_core
 from sw_driver.system.schedule import Channel, Sram
 
 if TYPE_CHECKING:
-    from sw_driver.map_report import Area
+    from sw_driver.mapper.report import Area
 
 SYSTEMS = Path(__file__).resolve().parent.parent / "systems"
 
@@ -326,7 +326,7 @@ def _kind(
         core = core_of(found, activation_bits if chosen else None)
     area = None
     if entry.synth_report is not None:
-        from sw_driver.map_report import read_area
+        from sw_driver.mapper.report import read_area
 
         area = read_area(folder / entry.synth_report, core)
     return Kind(

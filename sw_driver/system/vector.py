@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hw.blocks.vector_unit import timing
 from hw.blocks.vector_unit.spec import JOB_ROWS_BITS, SLOTS, Function
 from rtl_gen.errors import InputError
+from sw_driver.mapper.workload import Attention, Linear, Workload
 from sw_driver.system.shapes import rows_of, spans
 from sw_driver.system.spec import System
-from sw_driver.workload import Attention, Linear, Workload
 
 ACTIVATIONS: dict[str, Function] = {
     "gelu": "gelu",

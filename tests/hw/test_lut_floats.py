@@ -18,8 +18,8 @@ from rtl_gen.emit import emit_verilog
 from sim import gemm
 from sim.harness.compile import RUN_SHORT
 from sim.harness.model import load
-from sw_driver.core import core_of
-from sw_driver.run import check_request
+from sw_driver.mapper.core import core_of
+from sw_driver.runner.run import check_request
 
 ONE, NAN, INF, MINUS = 0x3C00, 0x7E01, 0x7C00, 0x8000  # of FP16
 

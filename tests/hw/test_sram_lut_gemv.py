@@ -18,8 +18,8 @@ from hw.formats import FP16, FP32
 from hw.gemm import GemmWork, Job, activation_bits
 from sim import gemm
 from sim.harness import verilate
-from sw_driver.core import core_of
-from sw_driver.operands import prepare
+from sw_driver.mapper.core import core_of
+from sw_driver.runner.operands import prepare
 
 
 def _spec(**more: Any) -> SramLutGemvSpec:

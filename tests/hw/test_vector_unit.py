@@ -22,7 +22,7 @@ from hw.formats import BF16, FP16, FloatFormat
 from rtl_gen.emit import emit_verilog
 from sim.harness import load
 from sim.harness.compile import RUN_SHORT
-from sw_driver import vector_accuracy
+from sw_driver.measure import vector_accuracy
 
 
 def _spec(**data: Any) -> VectorUnitSpec:

@@ -29,16 +29,16 @@ from sw_driver.allot.sensitivity import (
     weight_errors,
 )
 from sw_driver.architecture import load_architecture
-from sw_driver.bert import Bert
 from sw_driver.checkpoint import Checkpoint
-from sw_driver.command import allot as command
-from sw_driver.core import core_of
+from sw_driver.commands.allot import allot as command
 from sw_driver.forward import Decoder, Transformer
-from sw_driver.map_report import workloads_of
-from sw_driver.mapping import Choices, map_workload
-from sw_driver.operands import product
-from sw_driver.prompts import load_transformer, prompts_of
+from sw_driver.forward.bert import Bert
+from sw_driver.mapper.core import core_of
+from sw_driver.mapper.mapping import Choices, map_workload
+from sw_driver.mapper.report import workloads_of
 from sw_driver.quantize import quantize_symmetric
+from sw_driver.runner.operands import product
+from sw_driver.text.prompts import load_transformer, prompts_of
 
 TEXT = "Sums of tables."
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from rtl_gen.errors import InputError
-from sw_driver.bert import Bert, model_folder
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError
-from sw_driver.wordpiece import WordPiece, words
+from sw_driver.forward.bert import Bert, model_folder
+from sw_driver.text.wordpiece import WordPiece, words
 
 
 @pytest.fixture(scope="module")

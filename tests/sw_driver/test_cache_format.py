@@ -12,13 +12,18 @@ import pytest
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Architecture, LayerGroup, Mlp, load_architecture
-from sw_driver.cache_format import CacheFormat, CacheScheme, Growth, parse_cache, written_plain
-from sw_driver.core import Core, core_of
-from sw_driver.cost import Line
-from sw_driver.many import evaluate_many
-from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
-from sw_driver.quantize.cache import InputCache, KvCache
-from sw_driver.workload import (
+from sw_driver.mapper.cache_format import (
+    CacheFormat,
+    CacheScheme,
+    Growth,
+    parse_cache,
+    written_plain,
+)
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.cost import Line
+from sw_driver.mapper.many import evaluate_many
+from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload
+from sw_driver.mapper.workload import (
     Linear,
     Workload,
     decode_workload,
@@ -26,6 +31,7 @@ from sw_driver.workload import (
     prefill_workload,
     verify_workload,
 )
+from sw_driver.quantize.cache import InputCache, KvCache
 
 LAYERS, HEADS, DIM, HIDDEN = 3, 2, 16, 64
 KIVI = "kivi:2,group=8,window=16"

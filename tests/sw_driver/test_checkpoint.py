@@ -19,16 +19,17 @@ from click.testing import CliRunner
 
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
-from sw_driver.bert import model_folder
 from sw_driver.checkpoint import Checkpoint, load_model
+from sw_driver.checkpoint.inspect_report import inspect_checkpoint
 from sw_driver.checkpoint.roles import role_of
-from sw_driver.command import inspect, map_model
+from sw_driver.commands.inspect import inspect
+from sw_driver.commands.map import map_model
 from sw_driver.config_file import ConfigError
-from sw_driver.core import Core, core_of
-from sw_driver.inspect_report import inspect_checkpoint
-from sw_driver.many import evaluate_many
-from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload, takes
-from sw_driver.workload import decode_workload, prefill_workload
+from sw_driver.forward.bert import model_folder
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.many import evaluate_many
+from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload, takes
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 
 INDEX = "model.safetensors.index.json"
 
@@ -439,7 +440,7 @@ def test_ternary_cores_take_ternary_codes_alone(q4_k_m: Path) -> None:
 
 
 def test_mx_core_takes_its_own_format(tmp_path: Path, files: SimpleNamespace, root: Path) -> None:
-    from sw_driver.core import load_core
+    from sw_driver.mapper.core import load_core
 
     def formats(name: str) -> str:
         return "F16" if "token" in name else "MXFP4"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from sw_driver.command import map_model, run
+from sw_driver.commands.map import map_model
+from sw_driver.commands.run import run
 from sw_driver.report import Report, Table, engineering, fixed
 
 LUT_CORE = "hw/configs/lut_core.yaml"
@@ -116,8 +117,8 @@ def test_run_refuses() -> None:
 
 
 def test_run_fails_where_the_rtl_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sw_driver import run as module
-    from sw_driver.run import RunReport
+    from sw_driver.runner import run as module
+    from sw_driver.runner.run import RunReport
 
     broken = RunReport(
         title="t", data={"x": 1}, runs=(), layer_cosine={}, failures=("q at W4: 1 of 2 differ",)

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from flows.areas import synthesis
 from hw.block import block, spec_from_dict
 from rtl_gen.errors import InputError
-from sw_driver.command import compare as command
-from sw_driver.companions import LAYER, companions, uncharged
-from sw_driver.compare import compare
-from sw_driver.core import core_of
-from sw_driver.mapping import Choices, map_workload
-from sw_driver.workload import decode_workload
+from sw_driver.commands.compare import compare as command
+from sw_driver.mapper.core import core_of
+from sw_driver.mapper.mapping import Choices, map_workload
+from sw_driver.mapper.workload import decode_workload
+from sw_driver.measure.companions import LAYER, companions, uncharged
+from sw_driver.measure.compare import compare
 
 
 def spec_of(block_name: str, **fields: Any) -> Any:

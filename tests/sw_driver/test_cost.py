@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sw_driver.cost import (
+from sw_driver.mapper.cost import (
     NO_WINDOW,
     CoreInts,
     Line,

@@ -21,8 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from rtl_gen.errors import InputError, SpecFileError, ToolError
-from sw_driver.command import explore as command
-from sw_driver.core import core_of
+from sw_driver.commands.explore import explore as command
 from sw_driver.explore import measure
 from sw_driver.explore.estimate import Fit, features, spread
 from sw_driver.explore.exploration import explore
@@ -31,7 +30,8 @@ from sw_driver.explore.measure import Task
 from sw_driver.explore.points import Catalogue, front, oriented
 from sw_driver.explore.space import MAX_POINTS, Space, load_space, read_space
 from sw_driver.explore.workers import Cluster, Processes, workers
-from sw_driver.mapping import Choices, map_workload
+from sw_driver.mapper.core import core_of
+from sw_driver.mapper.mapping import Choices, map_workload
 
 LUT = "{block: lut_core, name: lut, tile: {m: 1, n: 4, k: 8}, max_k: 64, clock_mhz: 50.0}"
 MAC = "{block: mac_core, name: mac, tile: {m: 1, n: 4, k: 8}, max_k: 64, clock_mhz: 50.0}"

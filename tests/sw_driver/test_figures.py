@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.architecture import load_architecture
-from sw_driver.command import map_model as map_command
-from sw_driver.core import Core, core_of, load_core
-from sw_driver.energy import energy, read_power
-from sw_driver.map_report import MapReport, map_model
-from sw_driver.mapping import Choices, OperatorCost, map_workload
-from sw_driver.memory import peak_memory
-from sw_driver.roofline import phase_position, position
-from sw_driver.workload import decode_workload, prefill_workload
+from sw_driver.commands.map import map_model as map_command
+from sw_driver.mapper.core import Core, core_of, load_core
+from sw_driver.mapper.energy import energy, read_power
+from sw_driver.mapper.mapping import Choices, OperatorCost, map_workload
+from sw_driver.mapper.memory import peak_memory
+from sw_driver.mapper.report import MapReport, map_model
+from sw_driver.mapper.roofline import phase_position, position
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 
 LUT_CORE = "hw/configs/lut_core.yaml"
 

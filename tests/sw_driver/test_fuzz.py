@@ -19,10 +19,10 @@ import pytest
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.checkpoint import Checkpoint
-from sw_driver.core import Core, core_of
-from sw_driver.inspect_report import inspect_checkpoint
-from sw_driver.mapping import Choices, map_workload
-from sw_driver.workload import decode_workload
+from sw_driver.checkpoint.inspect_report import inspect_checkpoint
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.mapping import Choices, map_workload
+from sw_driver.mapper.workload import decode_workload
 
 ROUNDS = 100
 INDEX = "model.safetensors.index.json"

@@ -17,7 +17,7 @@ from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.commands.generate import generate as verb
 from sw_driver.forward import Decoder
-from sw_driver.generate import Sampling, choose, generate
+from sw_driver.language.generate import Sampling, choose, generate
 from sw_driver.tiny import FOLDER
 
 SPEC: Any = spec_from_dict(

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Latent, load_architecture, parse_architecture
-from sw_driver.command import map_model as map_command
+from sw_driver.commands.map import map_model as map_command
 from sw_driver.config_file import ConfigError, read_json
-from sw_driver.core import Core, core_of
-from sw_driver.many import evaluate_many
-from sw_driver.map_report import map_model
-from sw_driver.mapping import Choices, map_workload
-from sw_driver.workload import Attention, Linear, Workload, decode_workload, prefill_workload
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.many import evaluate_many
+from sw_driver.mapper.mapping import Choices, map_workload
+from sw_driver.mapper.report import map_model
+from sw_driver.mapper.workload import Attention, Linear, Workload, decode_workload, prefill_workload
 
 NAMES = ("deepseek-v2-lite", "deepseek-v2", "deepseek-v3")
 

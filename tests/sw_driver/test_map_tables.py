@@ -18,13 +18,13 @@ from rtl_gen.build import verilog
 from rtl_gen.errors import InputError
 from sim.toolchain import verilator_binary, verilator_environment
 from sw_driver.architecture import Architecture, LayerGroup, Mlp, load_architecture
-from sw_driver.cache_format import parse_cache
-from sw_driver.choices import FUSED_BITS
-from sw_driver.core import Core, core_of
-from sw_driver.many import evaluate_many
-from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
-from sw_driver.operator_cost import FUSED_FACTOR_BITS
-from sw_driver.workload import decode_workload, draft_workload, prefill_workload
+from sw_driver.mapper.cache_format import parse_cache
+from sw_driver.mapper.choices import FUSED_BITS
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.many import evaluate_many
+from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload
+from sw_driver.mapper.operator_cost import FUSED_FACTOR_BITS
+from sw_driver.mapper.workload import decode_workload, draft_workload, prefill_workload
 
 LAYERS, HEADS, GROUP, DIM, HIDDEN = 3, 2, 3, 16, 64
 

@@ -14,13 +14,13 @@ from hw.block import block, spec_from_dict
 from hw.gemm import GemmWork, Job
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import SpecFileError
-from sw_driver import core as core_module
 from sw_driver.architecture import load_architecture
-from sw_driver.core import Core, core_of, load_core
-from sw_driver.many import evaluate_many, evaluate_points
-from sw_driver.map_report import map_model, read_area
-from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
-from sw_driver.workload import decode_workload, prefill_workload
+from sw_driver.mapper import core as core_module
+from sw_driver.mapper.core import Core, core_of, load_core
+from sw_driver.mapper.many import evaluate_many, evaluate_points
+from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload
+from sw_driver.mapper.report import map_model, read_area
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 
 
 def core(**more: Any) -> Core:

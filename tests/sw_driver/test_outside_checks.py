@@ -12,9 +12,9 @@ import pytest
 
 from hw.block import spec_from_dict
 from sw_driver.architecture import Architecture, load_architecture
-from sw_driver.core import Core, core_of
-from sw_driver.mapping import Choices, Mapping, map_workload
-from sw_driver.workload import decode_workload, prefill_workload
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.mapping import Choices, Mapping, map_workload
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 
 # name: layers, hidden, heads, kv heads, head size, intermediate, vocabulary, experts, active;
 # from the models' cards, not from this repository.

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from hw.block import spec_from_dict
 from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
 from rtl_gen.errors import InputError
-from sw_driver import pattern_reuse
-from sw_driver.pattern_reuse import Share
+from sw_driver.measure import pattern_reuse
+from sw_driver.measure.pattern_reuse import Share
 
 
 def _spec(**more: Any) -> SramLutGemvSpec:

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import sw_driver.products
+import sw_driver.runner.products
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec
 from sw_driver.commands.perplexity import perplexity as verb
 from sw_driver.forward import Decoder, KvCache
-from sw_driver.operands import product as reference_product
-from sw_driver.perplexity import Measured, PerplexityReport, Wanted, perplexity
-from sw_driver.products import ProductFormat, exact_product, product
+from sw_driver.language.perplexity import Measured, PerplexityReport, Wanted, perplexity
+from sw_driver.language.quantized_caches import QuantizedCache, parse_cache
+from sw_driver.language.scoring import Text, cross_entropy, in_format, score, score_with_cache
 from sw_driver.quantize.treatments import Treatment
-from sw_driver.quantized_caches import QuantizedCache, parse_cache
-from sw_driver.scoring import Text, cross_entropy, in_format, score, score_with_cache
+from sw_driver.runner.operands import product as reference_product
+from sw_driver.runner.products import ProductFormat, exact_product, product
+from sw_driver.text.tokenizer import tokenizer_of
 from sw_driver.tiny import EVALUATION, FOLDER
-from sw_driver.tokenizer import tokenizer_of
 
 # Of the first 2000 bytes of the text that is kept, by the weights that are kept.
 FLOAT32 = 21.67743
@@ -101,7 +101,7 @@ def test_a_broken_scale_is_noticed(
 ) -> None:
     form = ProductFormat(spec=LUT, bits=8, group=64)
     right = score(decoder, text, in_format(decoder, form)).perplexity
-    kept = sw_driver.products.prepare
+    kept = sw_driver.runner.products.prepare
 
     def broken(*args: Any, **settings: Any) -> Any:
         made = kept(*args, **settings)
@@ -109,7 +109,7 @@ def test_a_broken_scale_is_noticed(
         object.__setattr__(made, "finish", lambda results: finish(results) * np.float32(factor))
         return made
 
-    monkeypatch.setattr(sw_driver.products, "prepare", broken)
+    monkeypatch.setattr(sw_driver.runner.products, "prepare", broken)
     wrong = score(decoder, text, in_format(decoder, form)).perplexity
     assert abs(wrong / right - 1) > 0.01
 
@@ -196,7 +196,7 @@ def test_rows_are_multiplied_in_parts(root: Path, monkeypatch: pytest.MonkeyPatc
     x, w = (rng.standard_normal((n, 64)).astype(np.float32) for n in (11, 9))
     form = ProductFormat(spec=LUT, bits=3, group=32, treatment=Treatment(name="h", hadamard=16))
     whole = product(form, x, w)
-    monkeypatch.setattr(sw_driver.products, "ROWS", 4)
+    monkeypatch.setattr(sw_driver.runner.products, "ROWS", 4)
     assert np.array_equal(product(form, x, w), whole)
     nv: Any = load_spec(root / "hw/configs/density/mx_nvfp4.yaml")
     tensor = ProductFormat(spec=nv, bits=4, group=32)
@@ -213,7 +213,7 @@ def test_a_wrong_fast_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
         found[1, 3] += 1
         return found
 
-    monkeypatch.setattr(sw_driver.products, "exact_product", wrong)
+    monkeypatch.setattr(sw_driver.runner.products, "exact_product", wrong)
     with pytest.raises(AssertionError, match="the exact product is not the golden model's"):
         product(form, x, w)
 

@@ -16,11 +16,11 @@ import pytest
 from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Architecture, LayerGroup, Mlp, load_architecture
-from sw_driver.core import Core, core_of
-from sw_driver.cost import Line
-from sw_driver.many import evaluate_many
-from sw_driver.mapping import Choices, Mapping, OperatorCost, map_workload
-from sw_driver.routing import (
+from sw_driver.mapper.core import Core, core_of
+from sw_driver.mapper.cost import Line
+from sw_driver.mapper.many import evaluate_many
+from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload
+from sw_driver.mapper.routing import (
     UNIFORM,
     Routing,
     counted_rows,
@@ -28,7 +28,7 @@ from sw_driver.routing import (
     expected_rows,
     load_routing,
 )
-from sw_driver.workload import (
+from sw_driver.mapper.workload import (
     Attention,
     Linear,
     Workload,

@@ -28,12 +28,12 @@ from sim.stalls import Stall, Stalls
 from sim.stimulus import Scenario, stimulus
 from sim.watch import dram_trace, first_difference
 from sw_driver.architecture import Architecture, load_architecture, parse_architecture
-from sw_driver.command import pim
-from sw_driver.pim_placement import Keys, Matrix, Values, place
-from sw_driver.pim_report import tokens_of
-from sw_driver.pim_run import EPSILON, PimRun, Record, Weights, random_weights
-from sw_driver.pim_step import DecodeModel, best_splits, traffic
-from sw_driver.pim_system import SYSTEMS, PimSystem, load_system
+from sw_driver.commands.pim import pim
+from sw_driver.pim.placement import Keys, Matrix, Values, place
+from sw_driver.pim.report import tokens_of
+from sw_driver.pim.run import EPSILON, PimRun, Record, Weights, random_weights
+from sw_driver.pim.step import DecodeModel, best_splits, traffic
+from sw_driver.pim.system import SYSTEMS, PimSystem, load_system
 
 QUICK = {
     "nRCDRD": 4,

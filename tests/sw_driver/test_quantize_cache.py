@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sw_driver.architecture import load_architecture
-from sw_driver.core import load_core
-from sw_driver.mapping import Choices, map_workload
+from sw_driver.mapper.core import load_core
+from sw_driver.mapper.mapping import Choices, map_workload
+from sw_driver.mapper.workload import decode_workload
 from sw_driver.quantize.cache import CacheFormat, InputCache, KvCache
-from sw_driver.workload import decode_workload
 
 FORM = CacheFormat(bits=2, group=8, window=16)
 

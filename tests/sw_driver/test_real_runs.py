@@ -25,17 +25,17 @@ from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.architecture import Storage
-from sw_driver.bert import Bert
 from sw_driver.checkpoint.weights import GroupedWeights
-from sw_driver.command import run
-from sw_driver.core import core_of
+from sw_driver.commands.run import run
 from sw_driver.forward import Decoder
-from sw_driver.instances import Instances, checked_jobs
-from sw_driver.linear import LayerRunner
-from sw_driver.operands import reference
-from sw_driver.prompts import load_transformer, prompts_of, texts_in, token_numbers
-from sw_driver.run import run_layer, run_model
-from sw_driver.stored_operands import prepare_stored, takes_stored
+from sw_driver.forward.bert import Bert
+from sw_driver.mapper.core import core_of
+from sw_driver.runner.instances import Instances, checked_jobs
+from sw_driver.runner.linear import LayerRunner
+from sw_driver.runner.operands import reference
+from sw_driver.runner.run import run_layer, run_model
+from sw_driver.runner.stored_operands import prepare_stored, takes_stored
+from sw_driver.text.prompts import load_transformer, prompts_of, texts_in, token_numbers
 
 SENTENCE = "A man is eating food."
 
@@ -449,7 +449,7 @@ from hw.block import spec_from_dict
 from sim.gemm import tile
 from sim.harness import verilate
 from sim.harness.compile import RUN_SHORT
-from sw_driver.instances import Instances
+from sw_driver.runner.instances import Instances
 
 if __name__ == "__main__":
     # Whoever runs the tests may ignore interrupts, which children inherit.
@@ -714,7 +714,7 @@ def test_text_of_a_gguf_file(tmp_path: Path, files: SimpleNamespace) -> None:
 
 def test_rows_are_filled_up_to_whole_blocks(root: Path) -> None:
     from rtl_gen.specfile import load_spec
-    from sw_driver.operands import prepare
+    from sw_driver.runner.operands import prepare
 
     spec: Any = load_spec(root / "hw/configs/mx_core.yaml")
     rng = np.random.default_rng(2)

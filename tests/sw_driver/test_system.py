@@ -13,15 +13,22 @@ import pytest
 from click.testing import CliRunner
 
 from rtl_gen.errors import InputError
-from sw_driver import cost
 from sw_driver.architecture import Architecture
-from sw_driver.cache_format import parse_cache
 from sw_driver.checkpoint import load_model
-from sw_driver.choices import Choices
-from sw_driver.command import map_model as map_command
-from sw_driver.core import load_core
-from sw_driver.mapping import map_workload
-from sw_driver.phases import workloads_of
+from sw_driver.commands.map import map_model as map_command
+from sw_driver.mapper import cost
+from sw_driver.mapper.cache_format import parse_cache
+from sw_driver.mapper.choices import Choices
+from sw_driver.mapper.core import load_core
+from sw_driver.mapper.mapping import map_workload
+from sw_driver.mapper.phases import workloads_of
+from sw_driver.mapper.workload import (
+    Attention,
+    Linear,
+    decode_workload,
+    prefill_workload,
+    verify_workload,
+)
 from sw_driver.system.mapping import SystemMapping, map_on_system
 from sw_driver.system.report import intensity, map_model_on_system, ridge
 from sw_driver.system.schedule import (
@@ -31,13 +38,6 @@ from sw_driver.system.schedule import (
 from sw_driver.system.shapes import merged, spans
 from sw_driver.system.spec import SYSTEMS, System, SystemSpec, load_system, resolve, shipped_systems
 from sw_driver.system.vector import unit_cycles
-from sw_driver.workload import (
-    Attention,
-    Linear,
-    decode_workload,
-    prefill_workload,
-    verify_workload,
-)
 
 # Operators as shapes -----------------------------------------------------------------------------
 

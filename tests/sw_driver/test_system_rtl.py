@@ -16,15 +16,15 @@ from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.checkpoint import load_model
-from sw_driver.choices import Choices, core_ints
-from sw_driver.core import core_of
+from sw_driver.mapper.choices import Choices, core_ints
+from sw_driver.mapper.core import core_of
+from sw_driver.mapper.workload import decode_workload, prefill_workload
 from sw_driver.system import check
 from sw_driver.system.check import Replay, check_mapping
 from sw_driver.system.mapping import map_on_system
 from sw_driver.system.schedule import ORDERS, Blocking, Channel, Gemm, extents
 from sw_driver.system.shapes import _sizes
 from sw_driver.system.spec import System, SystemSpec, resolve
-from sw_driver.workload import decode_workload, prefill_workload
 
 CORES: dict[str, dict[str, Any]] = {
     "lut": {

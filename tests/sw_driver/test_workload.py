@@ -6,7 +6,7 @@ import pytest
 
 from rtl_gen.errors import InputError
 from sw_driver.architecture import Mlp, load_architecture
-from sw_driver.workload import (
+from sw_driver.mapper.workload import (
     Attention,
     Linear,
     Lookup,

@@ -1,0 +1,1 @@
+"""Language models in the formats of cores: perplexity, and text from the RTL."""

@@ -1,0 +1,1 @@
+"""Workloads on cores: operators of a phase, their cycles and bytes in closed form, the report."""

@@ -1,0 +1,1 @@
+"""What cores and formats cost: errors on real layers, areas and energies side by side."""

@@ -1,0 +1,1 @@
+"""Real layers and whole models on the simulated RTL, bit for bit."""

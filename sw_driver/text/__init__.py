@@ -1,0 +1,1 @@
+"""Texts to token numbers, as checkpoints have it."""

@@ -155,6 +155,8 @@ def test_libraries_without_energies_are_refused(tmp_path: Path) -> None:
     plain = Technology.embedded().path
     with pytest.raises(LibertyError, match="must state energies of its cells"):
         energies.read(plain, {"INV_X1"})
+    with pytest.raises(LibertyError, match="must state energies of its cells"):
+        energies.check(plain)
     file = tmp_path / "no_volts.lib"
     file.write_text(energetic_text().replace(f"nom_voltage : {VOLTS:g};", ""))
     with pytest.raises(LibertyError, match="nom_voltage: is required"):

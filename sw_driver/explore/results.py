@@ -423,8 +423,8 @@ def _facts(space: Space, table: Table, measured: Measured, counts: Mapping[str, 
     if space.systems:
         total = len(table.points) * len(space.workloads)
         facts.append(
-            f"{lay.count(total)} schedules of points and workloads, {measured.scheduled:,} computed "
-            "in this run, the others kept from before"
+            f"{lay.count(total)} schedules, one a point and workload; "
+            f"{measured.scheduled:,} computed in this run"
         )
     if measured.chosen:
         where = measured.technology or "no result"

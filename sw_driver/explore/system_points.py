@@ -173,12 +173,14 @@ class SystemCatalogue(Catalogue):
         metrics: dict[str, np.ndarray] = {}
         own = [self.designs[item].metrics() for item, _ in points]
         for name in OF_SYSTEM:
-            metrics[name] = np.array([item[name] for item in own], dtype=np.float64)
+            whole = name == "cores"
+            column = [item[name] for item in own]
+            metrics[name] = np.array(column, dtype=np.int64 if whole else np.float64)
         found = [self._found[point] for point in points]
         for work, name in itertools.product(works, of_workload(True)):
-            column = [np.nan if item is None else item[work][name] for item in found]
+            values = [np.nan if item is None else item[work][name] for item in found]
             whole = name in ("cycles", "bytes") and None not in found
-            metrics[f"{work}.{name}"] = np.array(column, dtype=np.int64 if whole else np.float64)
+            metrics[f"{work}.{name}"] = np.array(values, dtype=np.int64 if whole else np.float64)
         if len(works) > 1:
             for name in TOTALS:
                 metrics[name] = np.sum([metrics[f"{work}.{name}"] for work in works], axis=0)

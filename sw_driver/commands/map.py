@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     help="A system instead of one core: a file, or the name of a shipped one (edge_lut, "
     "server_lut). Blocks are scheduled on its cores, buffers and DRAM channel.",
 )
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Of a system, search blocks until the best is proven, however long it takes.",
+)
 @click.option("--prefill", metavar="N", type=int, help="Tokens of a prompt, all at once.")
 @click.option("--decode", metavar="N", type=int, help="Tokens generated one by one.")
 @click.option(
@@ -136,6 +141,7 @@ def map_model(
     model: str,
     core_file: Path | None,
     system: str | None,
+    exact: bool,
     prefill: int | None,
     decode: int | None,
     context: int | None,
@@ -174,6 +180,8 @@ def map_model(
 
     if (core_file is None) == (system is None):
         raise InputError("map: must have one of --core and --system")
+    if exact and system is None:
+        raise InputError("--exact: must come with --system, --core has no schedule to search")
     if picture is not None:
         check_picture(picture)
     every, exceptions = weight_bits
@@ -227,12 +235,14 @@ def map_model(
                 raise InputError(f"{option}: must not be given with --system, whose file says it")
         if draft is not None:
             raise InputError("--draft: must come with --core, a system has no figures of it")
+        search: dict[str, Any] = {"gap": 0.0, "effort": None} if exact else {}
         report = map_model_on_system(
             model,
             str(system),
             power_reports=power_reports,
             dram_pj_per_bit=dram_pj_per_bit,
             **phases,
+            **search,
         )
     if picture is not None:
         report.save_picture(picture)

@@ -119,7 +119,7 @@ def _core_kind(
     if parts[1] == "count":
         return field_kind(CoreEntry, ".".join(parts[1:]), at, problems)
     if len(parts) == 2 or parts[2] == "memory":
-        rule = "must be a field below it" if len(parts) == 2 else "feeds no core of a system: dram"
+        rule = "must be a field below it" if len(parts) == 2 else "feeds no core of a system, its dram does"
         problems.append(Problem(at, rule, name))
         return None
     model = block(cores[int(parts[0])]["spec"]["block"]).spec

@@ -241,7 +241,7 @@ synthesis: {companions: true}
         "s.yaml:10:36: systems.1.fields.cores.0.count.to: must be at least 4, got 1",
         "s.yaml:11:28: systems.1.fields.cores.0.spec.tile.q: is no field of lut_core, got 'tile.q'",
         "s.yaml:12:43: systems.1.fields.cores.0.spec.memory.bandwidth_gb_s: feeds no core of a "
-        "system: dram, got 'cores.0.spec.memory.bandwidth_gb_s'",
+        "system, its dram does, got 'cores.0.spec.memory.bandwidth_gb_s'",
         "s.yaml:13:21: systems.1.fields.cores.0.spec: must be a field below it, got 'cores.0.spec'",
         "s.yaml:14:30: systems.1.fields.vector_unit.lanes.1: must be an integer, got 'x'",
         "s.yaml:15:30: systems.1.fields.vector_unit.clock_mhz: must not vary: it follows from the "

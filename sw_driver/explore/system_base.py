@@ -118,9 +118,11 @@ def _core_kind(
         return None
     if parts[1] == "count":
         return field_kind(CoreEntry, ".".join(parts[1:]), at, problems)
-    if len(parts) == 2 or parts[2] == "memory":
-        rule = "must be a field below it" if len(parts) == 2 else "feeds no core of a system, its dram does"
-        problems.append(Problem(at, rule, name))
+    if len(parts) == 2:
+        problems.append(Problem(at, "must be a field below it", name))
+        return None
+    if parts[2] == "memory":
+        problems.append(Problem(at, "feeds no core of a system, its dram does", name))
         return None
     model = block(cores[int(parts[0])]["spec"]["block"]).spec
     return field_kind(model, ".".join(parts[2:]), at, problems)

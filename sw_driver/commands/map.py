@@ -117,9 +117,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--power-report",
+    "power_reports",
     metavar="FILE.json",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Output of `rtlgen power --json` for this core: adds energies.",
+    help="Output of `rtlgen power --json` for this core, or one for each kind of core of a system: "
+    "adds energies.",
 )
 @click.option(
     "--dram-pj-per-bit",
@@ -159,7 +162,7 @@ def map_model(
     group: int | None,
     buffer_kib: int | None,
     synth_report: Path | None,
-    power_report: Path | None,
+    power_reports: tuple[Path, ...],
     dram_pj_per_bit: float | None,
     picture: Path | None,
     as_json: bool,
@@ -212,11 +215,13 @@ def map_model(
     }
     report: Report
     if core_file is not None:
+        if len(power_reports) > 1:
+            raise InputError(f"--power-report: must be one for --core, got {len(power_reports)}")
         report = mapped(
             model,
             core_file,
             synth_report=synth_report,
-            power_report=power_report,
+            power_report=power_reports[0] if power_reports else None,
             dram_pj_per_bit=dram_pj_per_bit,
             draft=draft,
             **phases,
@@ -228,16 +233,17 @@ def map_model(
         for option, value in own.items():
             if value is not None:
                 raise InputError(f"{option}: must not be given with --system, whose file says it")
-        others: dict[str, object] = {
-            "--power-report": power_report,
-            "--dram-pj-per-bit": dram_pj_per_bit,
-            "--draft": draft,
-        }
-        for option, value in others.items():
-            if value is not None:
-                raise InputError(f"{option}: must come with --core, a system has no figures of it")
+        if draft is not None:
+            raise InputError("--draft: must come with --core, a system has no figures of it")
         search: dict[str, Any] = {"gap": 0.0, "effort": None} if exact else {}
-        report = map_model_on_system(model, str(system), **phases, **search)
+        report = map_model_on_system(
+            model,
+            str(system),
+            power_reports=power_reports,
+            dram_pj_per_bit=dram_pj_per_bit,
+            **phases,
+            **search,
+        )
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))

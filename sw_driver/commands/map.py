@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     help="A system instead of one core: a file, or the name of a shipped one (edge_lut, "
     "server_lut). Blocks are scheduled on its cores, buffers and DRAM channel.",
 )
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Of a system, search blocks until the best is proven, however long it takes.",
+)
 @click.option("--prefill", metavar="N", type=int, help="Tokens of a prompt, all at once.")
 @click.option("--decode", metavar="N", type=int, help="Tokens generated one by one.")
 @click.option(
@@ -112,9 +117,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--power-report",
+    "power_reports",
     metavar="FILE.json",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Output of `rtlgen power --json` for this core: adds energies.",
+    help="Output of `rtlgen power --json` for this core, or one for each kind of core of a system: "
+    "adds energies.",
 )
 @click.option(
     "--dram-pj-per-bit",
@@ -133,6 +141,7 @@ def map_model(
     model: str,
     core_file: Path | None,
     system: str | None,
+    exact: bool,
     prefill: int | None,
     decode: int | None,
     context: int | None,
@@ -153,7 +162,7 @@ def map_model(
     group: int | None,
     buffer_kib: int | None,
     synth_report: Path | None,
-    power_report: Path | None,
+    power_reports: tuple[Path, ...],
     dram_pj_per_bit: float | None,
     picture: Path | None,
     as_json: bool,
@@ -171,6 +180,8 @@ def map_model(
 
     if (core_file is None) == (system is None):
         raise InputError("map: must have one of --core and --system")
+    if exact and system is None:
+        raise InputError("--exact: must come with --system, --core has no schedule to search")
     if picture is not None:
         check_picture(picture)
     every, exceptions = weight_bits
@@ -204,11 +215,13 @@ def map_model(
     }
     report: Report
     if core_file is not None:
+        if len(power_reports) > 1:
+            raise InputError(f"--power-report: must be one for --core, got {len(power_reports)}")
         report = mapped(
             model,
             core_file,
             synth_report=synth_report,
-            power_report=power_report,
+            power_report=power_reports[0] if power_reports else None,
             dram_pj_per_bit=dram_pj_per_bit,
             draft=draft,
             **phases,
@@ -220,15 +233,17 @@ def map_model(
         for option, value in own.items():
             if value is not None:
                 raise InputError(f"{option}: must not be given with --system, whose file says it")
-        others: dict[str, object] = {
-            "--power-report": power_report,
-            "--dram-pj-per-bit": dram_pj_per_bit,
-            "--draft": draft,
-        }
-        for option, value in others.items():
-            if value is not None:
-                raise InputError(f"{option}: must come with --core, a system has no figures of it")
-        report = map_model_on_system(model, str(system), **phases)
+        if draft is not None:
+            raise InputError("--draft: must come with --core, a system has no figures of it")
+        search: dict[str, Any] = {"gap": 0.0, "effort": None} if exact else {}
+        report = map_model_on_system(
+            model,
+            str(system),
+            power_reports=power_reports,
+            dram_pj_per_bit=dram_pj_per_bit,
+            **phases,
+            **search,
+        )
     if picture is not None:
         report.save_picture(picture)
     click.echo(report.json() if as_json else str(report))

@@ -19,6 +19,7 @@ from sw_driver.explore.points import Catalogue
 from sw_driver.explore.results import ExploreReport, report_of, write
 from sw_driver.explore.space import SearchFile, Space, load_space
 from sw_driver.explore.sweep import Table, sweep
+from sw_driver.explore.system_points import SystemCatalogue
 from sw_driver.explore.workers import Workers, workers
 
 
@@ -62,7 +63,7 @@ def explore(
         space = replace(space, search=SearchFile(**{**space.search.model_dump(), "trials": trials}))
     if resume and out is None:
         raise InputError("--resume: needs the folder of the run, --out")
-    catalogue = Catalogue(space)
+    catalogue = SystemCatalogue(space) if space.systems else Catalogue(space)
     with ExitStack() as stack:
         say = stack.enter_context(_said(progress))
         journal = None
@@ -72,6 +73,8 @@ def explore(
         if doing is None:
             stack.callback(hands.close)
         measured = Measured(space, catalogue, hands, journal, say)
+        if isinstance(catalogue, SystemCatalogue):
+            catalogue.scheduled_by(measured)
         choosing = searched = None
         if space.search.method == "sweep":
             table, choosing = sweep(space, catalogue, measured, say)

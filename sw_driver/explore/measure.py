@@ -10,19 +10,20 @@ import json
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hw.block import spec_from_dict
 from rtl_gen import cache
-from rtl_gen.errors import ReportedError, ToolError
+from rtl_gen.errors import InputError, ReportedError, ToolError
 
 if TYPE_CHECKING:
     from sw_driver.explore.points import Design
+    from sw_driver.mapper.workload import Workload
 
-KINDS = ("synthesis", "sqnr", "verify")
+KINDS = ("synthesis", "sqnr", "verify", "mapping")
 
 Result = Mapping[str, Any]
 """A task's: ``{"error": text}`` if it failed, with ``seconds`` in any case."""
@@ -108,13 +109,69 @@ def error_task(design: Design, label: str, *, bits: int, group: int) -> Task:
     return Task(kind="sqnr", key=key, label=label, facts=facts, sources=_sources())
 
 
-def verify_task(design: Design, label: str) -> Task:
+def verify_task(hardware: Mapping[str, Any], label: str) -> Task:
     """The emitted Verilog against the reference: values, stream rules, cycles, resets."""
-    facts = {"spec": design.hardware}
+    facts = {"spec": dict(hardware)}
     key = cache.digest(
         {"kind": "verify", **facts, "sources": cache.source_digest("hw", "rtl_gen", "sim")}
     )
     return Task(kind="verify", key=key, label=label, facts=facts, sources=_sources())
+
+
+def mapping_task(
+    system: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    workload: Workload,
+    label: str,
+    *,
+    activation_bits: int | None,
+    work_key: str,
+) -> Task:
+    """A workload scheduled on a system.
+
+    Args:
+        system: its specification as plain data, cores written out. choice: see
+            :class:`sw_driver.explore.points.Choice`; the buffer is the system's.
+        work_key: SHA-256 of the workload, of :func:`workload_key`.
+    """
+    facts = {"spec": dict(system), "choice": dict(choice), "activation_bits": activation_bits}
+    key = cache.digest(
+        {
+            "kind": "mapping",
+            **facts,
+            "workload": work_key,
+            "sources": cache.source_digest("hw", "rtl_gen", "sw_driver"),
+        }
+    )
+    return Task(
+        kind="mapping",
+        key=key,
+        label=label,
+        facts={**facts, "workload": workload},
+        sources=_sources(),
+    )
+
+
+def workload_key(workload: Workload) -> str:
+    """SHA-256 of everything in a workload but the path that it was read from."""
+    return cache.digest({"workload": _plain(workload)})
+
+
+def _plain(value: Any) -> Any:
+    """Nested dataclasses as JSON has them, the same in every process: sets in order."""
+    if is_dataclass(value):
+        own = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        own.pop("file", None)
+        return {"": type(value).__name__, **own}
+    if isinstance(value, Mapping):
+        return sorted(([_plain(key), _plain(item)] for key, item in value.items()), key=repr)
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(item) for item in value), key=repr)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"no plain data: {type(value).__name__}")
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -208,4 +265,29 @@ def _verify(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_WORK = {"synthesis": _synthesis, "sqnr": _sqnr, "verify": _verify}
+def _mapping(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """``metrics`` by name, or ``refused``: why the workload cannot be on the system."""
+    from sw_driver.mapper.choices import Choices
+    from sw_driver.system.mapping import map_on_system
+    from sw_driver.system.spec import SystemSpec, resolve
+
+    chosen = {name: value for name, value in facts["choice"].items() if name != "buffer_kib"}
+    try:
+        system = resolve(SystemSpec(**facts["spec"]), Path(), "", facts["activation_bits"])
+        found = map_on_system(facts["workload"], system, Choices(**chosen))
+    except InputError as error:
+        return {"refused": str(error).splitlines()[0]}
+    # Inside, since "seconds" beside them are those that the task took.
+    return {
+        "metrics": {
+            "cycles": found.cycles,
+            "seconds": found.seconds,
+            "tokens_per_second": found.tokens_per_second,
+            "bytes": found.bytes,
+            "utilisation": found.core_utilisation,
+            "dram_utilisation": found.dram_utilisation,
+        }
+    }
+
+
+_WORK = {"synthesis": _synthesis, "sqnr": _sqnr, "verify": _verify, "mapping": _mapping}

@@ -9,7 +9,7 @@ from hw.lazy import np
 from rtl_gen.errors import InputError
 from sw_driver.explore.journal import Journal
 from sw_driver.explore.measure import Task, error_task, kept, synthesis_task, verify_task
-from sw_driver.explore.points import Catalogue, Points
+from sw_driver.explore.points import Catalogue, CorePart, Points
 from sw_driver.explore.space import ERROR, Space
 from sw_driver.explore.workers import Workers, unique
 from sw_driver.measure.companions import companions, uncharged
@@ -32,6 +32,8 @@ class Measured:
         failed: by design the task and the words of what went wrong.
         chosen: keys of the designs that were measured, in order: what the budget counts.
         technology, unit: of the syntheses, "" before the first one.
+        computed: results that were not known before this run. scheduled: those of them that are
+            mappings on systems.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Measured:
         self.failed: dict[int, tuple[Task, str]] = {}
         self.chosen: dict[str, None] = {}
         self.technology = self.unit = ""
-        self.computed = 0
+        self.computed = self.scheduled = 0
         self._workers = workers
         self._journal = journal
         self._say = say
@@ -55,7 +57,7 @@ class Measured:
         self._synthesis: dict[str, Task] = {}
         self._units: dict[Point, tuple[str, ...]] = {}
         self._errors: dict[Point, str] = {}
-        self._verified: dict[int, str] = {}
+        self._verified: dict[int, tuple[str, ...]] = {}
         self._refused: dict[Point, str] = {}
 
     def left(self) -> int:
@@ -98,22 +100,36 @@ class Measured:
     def verify(self, designs: Sequence[int]) -> None:
         """Tries the RTL of designs."""
         tasks = {
-            design: verify_task(self.catalogue.designs[design], self._label(design))
+            design: [
+                verify_task(part.hardware, self._label(design, part))
+                for part in self.catalogue.designs[design].cores
+            ]
             for design in designs
         }
-        self._do(list(tasks.values()))
-        for design, task in tasks.items():
-            self._verified[design] = task.key
+        self._do([task for of_design in tasks.values() for task in of_design])
+        for design, of_design in tasks.items():
+            self._verified[design] = tuple(task.key for task in of_design)
 
     def verdict(self, design: int) -> dict[str, Any] | None:
         """What the RTL's trial gave: ``passed`` and ``failure``; None if there was none."""
-        key = self._verified.get(design)
-        if key is None:
+        keys = self._verified.get(design)
+        if keys is None:
             return None
-        found = self._results[key]
-        if "error" in found:
-            return {"passed": False, "failure": found["error"]}
+        found: dict[str, Any] = {}
+        for key in keys:
+            found = self._results[key]
+            if "error" in found:
+                return {"passed": False, "failure": found["error"]}
+            if not found["passed"]:
+                return found
         return found
+
+    def schedule(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """Results of mappings on systems, in order: ``metrics``, ``refused``, or ``error``."""
+        before = self.computed
+        self._do(tasks)
+        self.scheduled += self.computed - before
+        return [self._results[task.key] for task in tasks]
 
     def refusal(self, point: Point) -> str | None:
         """Why a point has no units beside its core, None if it has or needs none."""
@@ -149,23 +165,24 @@ class Measured:
     def metrics(self, point: Point) -> dict[str, float] | None:
         """Measured metrics of a point; None if any of it is missing or failed."""
         design, _ = point
-        own = self._result(self._synthesis_key(design))
-        if own is None or self.refusal(point):
+        if self.refusal(point):
             return None
-        parts = [own, *(self._result(key) for key in self._units.get(point, ()))]
-        whole = [part for part in parts if part is not None]
-        if len(whole) < len(parts):
+        cores = self.catalogue.designs[design].cores
+        own = [(part.count, self._result(self._synthesis_key(part))) for part in cores]
+        units = [(1, self._result(key)) for key in self._units.get(point, ())]
+        parts = [(count, part) for count, part in (*own, *units) if part is not None]
+        if len(parts) < len(own) + len(units):
             return None
-        core = self.catalogue.designs[design].core
+        whole = [part for _, part in parts]
         found = _derived(
-            area=sum(part["area"] for part in whole),
+            area=sum(count * part["area"] for count, part in parts),
             delay_ns=max(part["delay_ns"] for part in whole),
-            rate=core.peak_macs(self.catalogue.weight_bits(point)),
-            clock_mhz=core.clock_mhz,
+            rate=self.catalogue.rate(point),
+            clock_mhz=self.catalogue.designs[design].clock_mhz,
         )
-        found["core_area"] = own["area"]
+        found["core_area"] = sum(count * part["area"] for count, part in parts[: len(own)])
         found["met"] = float(all(part["met"] for part in whole))
-        self.technology, self.unit = own["technology"], own["unit"]
+        self.technology, self.unit = whole[0]["technology"], whole[0]["unit"]
         if point in self._errors:
             error = self._result(self._errors[point])
             if error is None:
@@ -180,20 +197,24 @@ class Measured:
     ) -> dict[str, np.ndarray]:
         """Metrics of synthesis that follow from areas and delays of points."""
         designs = self.catalogue.designs
-        clock = np.array([designs[index].core.clock_mhz for index in points.design[at].tolist()])
-        rate = points.metrics["peak_macs"][at]
+        clock = np.array([designs[index].clock_mhz for index in points.design[at].tolist()])
+        rate = self.catalogue.rates(points, at)
         return _derived(area=area, delay_ns=delay, rate=rate, clock_mhz=clock)
 
     def _needs(self, point: Point, error: bool) -> list[Task]:
         """Tasks of a point that can have a place: none if it has no units beside it."""
         design, choice = self.catalogue.designs[point[0]], self.catalogue.choices[point[1]]
-        label = self._label(point[0])
         if self.refusal(point):
             return []
-        task = self._synthesis_of(design.hardware, label)
-        self._synthesis[design.key] = task
-        tasks = [task, *(self._synthesis[key] for key in self._units.get(point, ()))]
+        tasks = []
+        for part in design.cores:
+            if part.key not in self._synthesis:
+                label = self._label(point[0], part)
+                self._synthesis[part.key] = self._synthesis_of(part.hardware, label)
+            tasks.append(self._synthesis[part.key])
+        tasks += [self._synthesis[key] for key in self._units.get(point, ())]
         if error:
+            label = self._label(point[0])
             bits = self.catalogue.weight_bits(point)
             found = error_task(design, f"{label} at W{bits}", bits=bits, group=choice.group or 1)
             self._errors[point] = found.key
@@ -208,12 +229,14 @@ class Measured:
             effort=self.space.synthesis.effort,
         )
 
-    def _synthesis_key(self, design: int) -> str:
-        task = self._synthesis.get(self.catalogue.designs[design].key)
+    def _synthesis_key(self, part: CorePart) -> str:
+        task = self._synthesis.get(part.key)
         return "" if task is None else task.key
 
-    def _label(self, design: int) -> str:
+    def _label(self, design: int, part: CorePart | None = None) -> str:
         found = self.catalogue.designs[design]
+        if part is not None and part.label:
+            return part.label
         return f"{self.space.bases[found.base].label}-{found.key[:8]}"
 
     def _result(self, key: str) -> dict[str, Any] | None:
@@ -240,7 +263,10 @@ class Measured:
             count += 1
             self.computed += 1
             self._record(task, result)
-            self._say(f"{count}/{total} {task.kind} {task.label}: {_words(task, result)}")
+            # Schedules are many and short: about twenty lines for all of them.
+            quiet = task.kind == "mapping" and "error" not in result
+            if not quiet or count == total or count % max(1, total // 20) == 0:
+                self._say(f"{count}/{total} {task.kind} {task.label}: {_words(task, result)}")
 
         if left:
             self._workers.do(left, done)
@@ -272,6 +298,10 @@ def _words(task: Task, result: Mapping[str, Any]) -> str:
         missed = "" if result["met"] else ", misses its clock"
         area = f"{result['area']:,.0f} {result['unit']}"
         return f"{area}, {result['delay_ns']:.3f} ns{missed} {seconds}"
+    if task.kind == "mapping":
+        if "refused" in result:
+            return f"refused {seconds}"
+        return f"{result['metrics']['tokens_per_second']:.4g} tokens/s {seconds}"
     if task.kind == "sqnr":
         return f"{result[ERROR]:.1f} dB {seconds}"
     return f"{'passed' if result['passed'] else 'FAILED'} {seconds}"

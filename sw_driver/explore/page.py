@@ -12,6 +12,7 @@ from hw.lazy import np
 from sw_driver.explore.results import (
     COLOURS,
     cloud,
+    kind_name,
     logarithmic,
     number_words,
     panels,
@@ -38,7 +39,13 @@ def page(report: ExploreReport, table: Table, measured: Measured) -> str:
     metrics = [*wanted, *(name for name in metrics if name not in wanted)]
     head = "".join(
         f'<th scope="col"><button type="button">{html.escape(text)}</button></th>'
-        for text in ("id", "core", *names, *(unit_of(name, measured) for name in metrics), "RTL")
+        for text in (
+            "id",
+            kind_name(table.space),
+            *names,
+            *(unit_of(name, measured) for name in metrics),
+            "RTL",
+        )
     )
     rows = []
     for item in report.front:

@@ -20,7 +20,8 @@ from hw.errors import SpecError
 from hw.lazy import np
 from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
-from sw_driver.explore.space import OF_CORE, OF_WORKLOAD, TOTALS, Scalar, Space
+from sw_driver.explore.fields import Scalar
+from sw_driver.explore.space import OF_CORE, OF_WORKLOAD, TOTALS, Space
 from sw_driver.mapper.cache_format import SCALE_BITS
 from sw_driver.mapper.core import Core, core_of
 from sw_driver.mapper.many import evaluate_points
@@ -30,6 +31,21 @@ if TYPE_CHECKING:
     from hw.gemm import GemmSpec
 
 BUFFER_KIB = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorePart:
+    """Cores of one kind in a design, all of one piece of Verilog.
+
+    Attributes:
+        hardware: their specification as plain data less what changes no hardware.
+        key: SHA-256 of it. label: what messages call it.
+    """
+
+    hardware: Mapping[str, Any]
+    key: str
+    label: str
+    count: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,20 @@ class Design:
     def key(self) -> str:
         """SHA-256 of :attr:`hardware`: designs of one key are one piece of Verilog and clock."""
         return digest(self.hardware)
+
+    @property
+    def clock_mhz(self) -> float:
+        return self.core.clock_mhz
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The specification as plain data, for files."""
+        return self.spec.model_dump()
+
+    @property
+    def cores(self) -> tuple[CorePart, ...]:
+        """What is synthesized and tried."""
+        return (CorePart(hardware=self.hardware, key=self.key, label=""),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +184,7 @@ class Catalogue:
         )
         key = (kind, tuple(chosen.items()))
         if key not in self._fitting:
-            made = _choice(core, chosen)
+            made = choice_of(core, chosen)
             try:
                 check_choices(core, made.choices(), list(self.space.workloads.values()))
             except InputError as error:
@@ -164,6 +194,18 @@ class Catalogue:
                 if self._fitting[key] == len(self.choices):
                     self.choices.append(made)
         return self._fitting[key]
+
+    def settle(self, points: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], str]:
+        """Maps points if that is work for others; those that cannot be mapped, and why."""
+        return {}
+
+    def rates(self, points: Points, at: np.ndarray) -> np.ndarray:
+        """MACs a cycle of points."""
+        return np.asarray(points.metrics["peak_macs"][at])
+
+    def rate(self, point: tuple[int, int]) -> float:
+        """MACs a cycle of a point."""
+        return self.designs[point[0]].core.peak_macs(self.weight_bits(point))
 
     def refuse(self, base: int, rule: str, points: int = 1) -> None:
         """Points that there are not, with the rule that they break."""
@@ -294,7 +336,7 @@ class Catalogue:
         return f"{self.space.bases[design.base].label}-{digest(facts)[:8]}"
 
 
-def _choice(core: Core, chosen: Mapping[str, Any]) -> Choice:
+def choice_of(core: Core, chosen: Mapping[str, Any]) -> Choice:
     """A choice as a core takes it: a format has its own width, and says where its scales are."""
     bits = chosen.get("weight_bits")
     buffer = chosen.get("buffer_kib")

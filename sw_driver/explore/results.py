@@ -19,7 +19,7 @@ from rtl_gen.cache import new_file, new_folder
 from rtl_gen.errors import InputError
 from sw_driver import report as lay
 from sw_driver.explore.measured import Measured
-from sw_driver.explore.space import ERROR, SYNTHESIZED, Space
+from sw_driver.explore.space import ERROR, SYNTHESIZED, SYNTHESIZED_OF_SYSTEM, Space
 from sw_driver.explore.sweep import Choosing, Table
 from sw_driver.report import Report
 
@@ -205,6 +205,11 @@ def status_counts(table: Table, measured: Measured) -> dict[str, int]:
     return found
 
 
+def kind_name(space: Space) -> str:
+    """What bases are: heading of the column that says which."""
+    return "system" if space.systems else "core"
+
+
 def columns_of(space: Space, table: Table) -> tuple[list[str], list[str]]:
     """Names of what varies, and of the metrics, in the order of files."""
     varying: dict[str, None] = {}
@@ -214,10 +219,22 @@ def columns_of(space: Space, table: Table) -> tuple[list[str], list[str]]:
                 varying[".".join(path)] = None
     varying |= {name: None for name, among in space.choices.items() if len(among) > 1}
     metrics = dict.fromkeys(space.metrics)
+    hidden = hidden_metrics(space)
     for name, values in table.metrics.items():
-        if name != "met" and np.isfinite(np.asarray(values, dtype=np.float64)).any():
+        if name not in hidden and np.isfinite(np.asarray(values, dtype=np.float64)).any():
             metrics[name] = None
     return list(varying), list(metrics)
+
+
+def hidden_metrics(space: Space) -> tuple[str, ...]:
+    """Columns that are no metrics of the space."""
+    if not space.systems:
+        return ("met",)
+    return (
+        "met",
+        "core_area",
+        *(item for item in SYNTHESIZED if item not in SYNTHESIZED_OF_SYSTEM),
+    )
 
 
 def unit_of(metric: str, measured: Measured) -> str:
@@ -235,6 +252,8 @@ def unit_of(metric: str, measured: Measured) -> str:
         "delay_ns": "ns",
         ERROR: "dB",
         "peak_macs": "MAC a cycle",
+        "sram_kib": "KiB",
+        "bandwidth_gb_s": "GB/s",
     }
     before = metric[: -len(name)]
     plain = {
@@ -242,6 +261,8 @@ def unit_of(metric: str, measured: Measured) -> str:
         "delay_ns": "delay",
         "tokens_per_second": "throughput",
         "peak_macs": "peak",
+        "sram_kib": "SRAM",
+        "bandwidth_gb_s": "DRAM bandwidth",
         "area_per_mac": "area",
     }
     shown = before + plain.get(name, name.replace("_", " "))
@@ -253,7 +274,10 @@ def panels(space: Space) -> list[tuple[str, str]]:
     first, *others = [item.metric for item in space.objectives]
     if others:
         return [(first, other) for other in others]
-    return [(first, "area" if space.needs_synthesis and first != "area" else "peak_macs")]
+    plain = "sram_kib" if space.systems else "peak_macs"
+    if first == plain:
+        plain = "bandwidth_gb_s" if space.systems else plain
+    return [(first, "area" if space.needs_synthesis and first != "area" else plain)]
 
 
 def cloud(table: Table, order: np.ndarray, most: int) -> np.ndarray:
@@ -362,10 +386,11 @@ def _found(table: Table, measured: Measured, index: int) -> Found:
         if column.dtype == np.int64:
             values[name] = int(column[index])
     metrics = {name: value for name, value in values.items() if math.isfinite(value)}
-    metrics.pop("met", None)
+    for name in hidden_metrics(table.space):
+        metrics.pop(name, None)
     state = "none" if not math.isfinite(table.values["area"][index]) else "done"
     trouble = None
-    if point[0] in measured.failed:
+    if point[0] in measured.failed and measured.failed[point[0]][0].kind != "mapping":
         state, trouble = "failed", measured.failed[point[0]][1]
     verdict = measured.verdict(point[0])
     if verdict is not None and not verdict["passed"]:
@@ -375,7 +400,7 @@ def _found(table: Table, measured: Measured, index: int) -> Found:
         core=table.space.bases[design.base].label,
         block=design.spec.block,
         values=catalogue.values(point),
-        spec=design.spec.model_dump(),
+        spec=design.plain,
         mapping={"activation_bits": design.activation_bits, **asdict(choice)},
         metrics=metrics,
         state=state,
@@ -395,6 +420,12 @@ def _facts(space: Space, table: Table, measured: Measured, counts: Mapping[str, 
         f"{refused:,} refused; "
         + ", ".join(f"{value:,} {name}" for name, value in counts.items() if value),
     ]
+    if space.systems:
+        total = len(table.points) * len(space.workloads)
+        facts.append(
+            f"{lay.count(total)} schedules, one a point and workload; "
+            f"{measured.scheduled:,} computed in this run"
+        )
     if measured.chosen:
         where = measured.technology or "no result"
         units = ", with the units beside the core" if space.synthesis.companions else ""
@@ -420,7 +451,7 @@ def _tables(
         if any(item.state == "done" for item in found):
             shown |= {"area": None, "delay_ns": None}
         several = len(space.bases) > 1
-        columns = ("id", *(("core",) if several else ()), *names, *shown, "RTL")
+        columns = ("id", *((kind_name(space),) if several else ()), *names, *shown, "RTL")
         rows = [
             (
                 item.id,
@@ -438,7 +469,9 @@ def _tables(
             for item in refused[:12]
         ]
         title = "Combinations that a specification or the mapping refuses"
-        tables.append(lay.Table(columns=("core", "rule", "points"), rows=rows, title=title))
+        tables.append(
+            lay.Table(columns=(kind_name(space), "rule", "points"), rows=rows, title=title)
+        )
     return tables
 
 
@@ -492,7 +525,11 @@ def _notes(
     elif not space.measured and any(item.state == "none" for item in found):
         notes.append("–: the budget of measurements did not reach")
     if any(name in SYNTHESIZED for name in space.metrics) and not space.synthesis.companions:
-        notes.append("areas are of cores alone: synthesis.companions charges what they need beside")
+        notes.append(
+            "areas are of all cores: SRAM, DRAM, vector units and units that scale are not in them"
+            if space.systems
+            else "areas are of cores alone: synthesis.companions charges what they need beside"
+        )
     return notes
 
 
@@ -521,7 +558,7 @@ def _chosen_words(choosing: Choosing) -> str:
 def _csv_rows(table: Table, measured: Measured) -> list[list[str]]:
     """Every point, with a heading."""
     names, metrics = columns_of(table.space, table)
-    rows = [["id", "core", "status", *names, *metrics]]
+    rows = [["id", kind_name(table.space), "status", *names, *metrics]]
     columns = {name: table.metrics[name] for name in metrics}
     for index, status in enumerate(statuses(table, measured)):
         point = table.point(index)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from hw.lazy import np
 from rtl_gen.errors import InputError, ToolError
+from sw_driver.explore.fields import Scalar
 from sw_driver.explore.journal import STUDY, cut_torn_line
 from sw_driver.explore.measured import Measured, Point
 from sw_driver.explore.points import Catalogue, oriented, violations
-from sw_driver.explore.space import Scalar, Space
+from sw_driver.explore.space import Space
 from sw_driver.explore.sweep import Table
 
 if TYPE_CHECKING:
@@ -84,17 +85,20 @@ class _Search:
         self._points: dict[Point, None] = {}
 
     def run(self, trials: int) -> tuple[Table, dict[str, Any]]:
+        told: list[Point] = []
         for trial in self._trials():
             # What was told before: refusals are counted again, results come from the journal.
             if trial.state.is_finished() and trial.params:
                 point = self._point(trial.params)
                 if not isinstance(point, str):
-                    self._points[point] = None
+                    told.append(point)
+        unfit = self._unfit(told)
+        self._points = {point: None for point in told if point not in unfit}
         if self._space.measured:
             self._measure(self._worth(list(self._points)))
         stopped = "trials"
-        while (told := self._batch(trials)) != 0:
-            if told is None:
+        while (count := self._batch(trials)) != 0:
+            if count is None:
                 stopped = "budget"
                 break
         finished = sum(trial.state.is_finished() for trial in self._trials())
@@ -132,6 +136,10 @@ class _Search:
             self._study.sampler = self._sampler(number)
             asked[number] = self._optuna.trial.Trial(self._study, ids[number])
             found[number] = self._point(self._suggested(asked[number]))
+        unfit = self._unfit([item for item in found.values() if not isinstance(item, str)])
+        for number, item in found.items():
+            if not isinstance(item, str) and item in unfit:
+                found[number] = unfit[item]
         points = list(
             dict.fromkeys(point for point in found.values() if not isinstance(point, str))
         )
@@ -223,6 +231,15 @@ class _Search:
             self._catalogue.refuse(index, str(choice))
             return str(choice)
         return design, choice
+
+    def _unfit(self, points: list[Point]) -> dict[Point, str]:
+        """Points that turn out to have no mapping, counted as refused, with the rule."""
+        unfit = dict(self._catalogue.settle(list(dict.fromkeys(points))))
+        for point in points:
+            if point in unfit:
+                base = self._catalogue.designs[point[0]].base
+                self._catalogue.refuse(base, unfit[point])
+        return unfit
 
     def _worth(self, points: list[Point]) -> list[Point]:
         """Points that keep the constraints that are known without measuring them."""

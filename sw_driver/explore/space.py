@@ -1,8 +1,9 @@
 """SPACE.yaml: what is explored, read with the machinery of specifications.
 
-A space names base specifications of GEMM cores with fields that vary, choices of the mapping,
-workloads, objectives, constraints and budgets. Every mistake has its place in the file: a value
-that a field can never have is one; a combination that a specification refuses is counted later.
+A space names base specifications of GEMM cores, or of systems, with fields that vary, choices of
+the mapping, workloads, objectives, constraints and budgets. Every mistake has its place in the
+file: a value that a field can never have is one; a combination that a specification refuses is
+counted later.
 """
 
 from __future__ import annotations
@@ -17,33 +18,37 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from hw.block import spec_from_dict
 from hw.errors import Problem, SpecError
 from hw.gemm import GemmSpec
-from hw.spec import NAME_PATTERN, Part, part_of, rule_text
+from hw.spec import NAME_PATTERN, Part
 from rtl_gen.cache import digest
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec, read_text, read_yaml
 from sw_driver.checkpoint import load_model
+from sw_driver.explore.fields import Base, FieldPath, Scalar, field_kind, problems_of, values_of
+from sw_driver.explore.system_base import system_base
 from sw_driver.mapper.phases import workloads_of
 from sw_driver.mapper.workload import Workload
-
-MAX_VALUES = 1000
-"""Values of one field."""
 
 MAX_POINTS = 200_000
 """Points that a sweep goes through; a larger space is for a search."""
 
-Scalar = str | int | float | bool | None
-FieldPath = tuple[str, ...]
+MAX_SYSTEM_POINTS = 20_000
+"""The same of systems, of which every point is a search of schedules."""
 
 TOTALS = ("cycles", "seconds", "bytes")
 OF_WORKLOAD = ("cycles", "seconds", "tokens_per_second", "bytes", "utilisation")
 OF_CORE = ("peak_macs", "bits_per_weight")
 SYNTHESIZED = ("area", "area_per_mac", "density", "delay_ns")
 ERROR = "sqnr_db"
+OF_SYSTEM = ("sram_kib", "bandwidth_gb_s", "cores")
+"""What a system has."""
+BUSY = "dram_utilisation"
+"""Of a workload on a system, beside :data:`OF_WORKLOAD`: share of cycles the channel is held."""
+SYNTHESIZED_OF_SYSTEM = ("area", "delay_ns")
 
 
 class CoreFile(Part):
@@ -52,6 +57,16 @@ class CoreFile(Part):
     base: Any = Field(description="path of a specification beside this file, or one written out")
     fields: dict[str, Any] = Field(
         default_factory=dict, description="by dotted name: a value, a list, or a range"
+    )
+
+
+class SystemFile(Part):
+    """A base system and the fields of it that vary."""
+
+    base: Any = Field(description="path of a system beside this file, or a shipped name")
+    fields: dict[str, Any] = Field(
+        default_factory=dict,
+        description="by dotted name, entries of lists by number: a value, a list, or a range",
     )
 
 
@@ -105,7 +120,8 @@ class SpaceFile(Part):
     """A whole SPACE.yaml."""
 
     name: str = Field(pattern=NAME_PATTERN, description="of the exploration")
-    cores: list[CoreFile] = Field(min_length=1, max_length=100)
+    cores: list[CoreFile] | None = Field(None, min_length=1, max_length=100)
+    systems: list[SystemFile] | None = Field(None, min_length=1, max_length=100)
     mapping: dict[str, Any] = Field(
         default_factory=dict, description="choices of the mapping: values, lists or ranges"
     )
@@ -117,15 +133,6 @@ class SpaceFile(Part):
     verify: bool = Field(True, description="try the RTL of the front's designs")
 
 
-class Range(Part):
-    """Numbers from one to another, both included, by a step or by a factor."""
-
-    start: int | float = Field(alias="from")
-    to: int | float
-    step: int | float | None = Field(None, gt=0)
-    factor: int | float | None = Field(None, gt=1)
-
-
 MAPPING: Mapping[str, Any] = {
     "weight_bits": Annotated[int, Field(ge=1, le=16)],
     "activation_bits": Annotated[int, Field(ge=1, le=16)],
@@ -135,33 +142,6 @@ MAPPING: Mapping[str, Any] = {
     "output_bits": Annotated[int, Field(ge=1, le=64)] | None,
 }
 """Choices of the mapping and what they may be, as `rtlgen map` has them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """A base specification.
-
-    Attributes:
-        label: what points of it are called: its name, made unique.
-        data: the specification as plain data, without what only names or feeds it.
-        fields: what varies, by path.
-    """
-
-    label: str
-    data: Mapping[str, Any]
-    fields: Mapping[FieldPath, tuple[Scalar, ...]]
-
-    def with_values(self, values: Sequence[Scalar]) -> dict[str, Any]:
-        """The data with a value of each of :attr:`fields`, in their order."""
-        data = _copied(self.data)
-        for path, value in zip(self.fields, values, strict=True):
-            inner = data
-            for part in path[:-1]:
-                below = inner.get(part)
-                inner[part] = below if isinstance(below, dict) else {}
-                inner = inner[part]
-            inner[path[-1]] = value
-        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +171,14 @@ class Space:
     """A validated space.
 
     Attributes:
+        systems: whether its bases are systems, not cores.
         bases: base specifications. choices: mapping choices by name, what varies and what does not.
         workloads: by name.
         search, synthesis, verify: as in the file, ``synthesis.liberty`` a path that is there.
     """
 
     name: str
+    systems: bool
     bases: tuple[Base, ...]
     choices: Mapping[str, tuple[Scalar, ...]]
     workloads: Mapping[str, Workload]
@@ -280,17 +262,26 @@ def space_from_dict(data: Mapping[str, Any], folder: Path) -> Space:
     Raises:
         SpecError: with every problem.
     """
+    problems: list[Problem] = []
+    if "cores" not in data and "systems" not in data:
+        problems.append(Problem(("cores",), "is required", None))
     try:
         read = SpaceFile.model_validate(data)
     except ValidationError as error:
-        raise SpecError(_problems(error, (), SpaceFile)) from None
-    problems: list[Problem] = []
+        raise SpecError([*problems, *problems_of(error, (), SpaceFile)]) from None
+    problems += _kind_problems(read)
     bases = [
         base
-        for index, core in enumerate(read.cores)
+        for index, core in enumerate(read.cores or ())
         if (base := _base(core, ("cores", index), folder, problems)) is not None
     ]
-    choices = _choices(read.mapping, problems)
+    bases += [
+        base
+        for index, item in enumerate(read.systems or ())
+        if (base := system_base(item.base, item.fields, ("systems", index), folder, problems))
+        is not None
+    ]
+    choices = _choices(read.mapping, problems, _choices_of(read))
     workloads = {
         name: work
         for name, item in read.workloads.items()
@@ -316,6 +307,7 @@ def space_from_dict(data: Mapping[str, Any], folder: Path) -> Space:
         raise SpecError(problems)
     space = Space(
         name=read.name,
+        systems=read.systems is not None,
         bases=_labelled(bases),
         choices=choices,
         workloads=workloads,
@@ -331,32 +323,43 @@ def space_from_dict(data: Mapping[str, Any], folder: Path) -> Space:
         verify=read.verify,
         plain=_identity(read, bases, choices, liberty),
     )
-    if read.search.method == "sweep" and space.points > MAX_POINTS:
-        rule = f"must be a search for more than {MAX_POINTS:,} points, here {space.points:,}"
+    most = MAX_SYSTEM_POINTS if space.systems else MAX_POINTS
+    if read.search.method == "sweep" and space.points > most:
+        of = " of systems" if space.systems else ""
+        rule = f"must be a search for more than {most:,} points{of}, here {space.points:,}"
         raise SpecError([Problem(("search", "method"), rule, "sweep")])
     return space
 
 
-def known_metrics(workloads: Sequence[str]) -> tuple[str, ...]:
+def of_workload(systems: bool) -> tuple[str, ...]:
+    """Metrics of a workload on cores or on systems."""
+    return (*OF_WORKLOAD, BUSY) if systems else OF_WORKLOAD
+
+
+def known_metrics(workloads: Sequence[str], systems: bool = False) -> tuple[str, ...]:
     """Names that objectives and constraints may have."""
-    of_each = [f"{work}.{name}" for work in workloads for name in OF_WORKLOAD]
-    single = OF_WORKLOAD[2:3] + OF_WORKLOAD[4:] if len(workloads) == 1 else ()
+    names = of_workload(systems)
+    of_each = [f"{work}.{name}" for work in workloads for name in names]
+    single = names[2:3] + names[4:] if len(workloads) == 1 else ()
     totals = TOTALS if workloads else ()
+    if systems:
+        return (*totals, *single, *of_each, *OF_SYSTEM, *SYNTHESIZED_OF_SYSTEM)
     return (*totals, *single, *of_each, *OF_CORE, *SYNTHESIZED, ERROR)
 
 
 def _metric_problems(read: SpaceFile) -> Iterator[Problem]:
     """Names of metrics that there are not, bounds that hold nothing."""
-    known = known_metrics(tuple(read.workloads))
+    known = known_metrics(tuple(read.workloads), read.systems is not None)
+    names = of_workload(read.systems is not None)
     for section, named in (("objectives", read.objectives), ("constraints", read.constraints)):
         for metric, value in named.items():
             if metric in known:
                 continue
             near = difflib.get_close_matches(metric, known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else f": {', '.join(known)}"
-            if metric in OF_WORKLOAD and read.workloads:
+            if metric in names and read.workloads:
                 hint = f" alone: of which workload? {', '.join(read.workloads)}"
-            elif metric in OF_WORKLOAD:
+            elif metric in names:
                 hint = " without workloads"
             shown = value if isinstance(value, str) else None
             yield Problem((section, metric), f"is no metric{hint}", shown)
@@ -382,6 +385,25 @@ def _need_problems(read: SpaceFile) -> Iterator[Problem]:
     if wanting and (group is None or (isinstance(group, list) and None in group)):
         rule = f"must be numbers for {' and '.join(wanting)}"
         yield Problem(("mapping", "group"), rule, group)
+
+
+def _kind_problems(read: SpaceFile) -> Iterator[Problem]:
+    """Whether there are cores or systems, and what a space of systems must and cannot have."""
+    if read.systems is None:
+        return
+    if read.cores is not None:
+        rule = "must not be given beside cores: their metrics differ, explore them one by one"
+        yield Problem(("systems",), rule, [])
+    if not read.workloads:
+        yield Problem(("workloads",), "must have at least one for systems", read.workloads)
+    if read.synthesis.companions:
+        rule = "must be false for systems, whose units beside the cores have no area here"
+        yield Problem(("synthesis", "companions"), rule, True)
+
+
+def _choices_of(read: SpaceFile) -> tuple[str, ...]:
+    """Choices of the mapping: a system says its buffers itself."""
+    return tuple(name for name in MAPPING if read.systems is None or name != "buffer_kib")
 
 
 def _base(
@@ -415,126 +437,27 @@ def _base(
     fields: dict[FieldPath, tuple[Scalar, ...]] = {}
     for name, given in core.fields.items():
         place = (*at, "fields", name)
-        kind = _field_kind(type(spec), name, place, problems)
-        values = _values(given, kind, place, problems)
+        kind = field_kind(type(spec), name, place, problems)
+        values = values_of(given, kind, place, problems)
         if kind is not None and values:
             fields[tuple(name.split("."))] = values
     return Base(label=spec.name, data=spec.model_dump(), fields=fields)
 
 
-def _field_kind(
-    model: type[BaseModel], name: str, place: tuple[str | int, ...], problems: list[Problem]
-) -> Any:
-    """The annotation of a field by its dotted name; None, and a problem, if there is none."""
-    if name in ("block", "name"):
-        problems.append(Problem(place, f"must not vary: another {name} is another base", name))
-        return None
-    inside: type[BaseModel] | None = model
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        field = inside.model_fields.get(part) if inside is not None else None
-        if field is None or inside is None:
-            known = () if inside is None else tuple(inside.model_fields)
-            near = difflib.get_close_matches(part, known, n=1)
-            above = ".".join(parts[:position])
-            prefix = f"{above}." if above else ""
-            hint = f" (did you mean {prefix}{near[0]}?)" if near else ""
-            problems.append(Problem(place, f"is no field of {block_name(model)}{hint}", name))
-            return None
-        below = part_of(field.annotation)
-        if position == len(parts) - 1:
-            if below is not None:
-                inner = ", ".join(f"{name}.{item}" for item in below.model_fields)
-                problems.append(Problem(place, f"must be one of its fields: {inner}", name))
-                return None
-            return Annotated[field.annotation, field] if field.metadata else field.annotation
-        inside = below
-    return None
-
-
-def block_name(model: type[BaseModel]) -> str:
-    """The block that a specification class is of."""
-    return str(model.model_fields["block"].default)
-
-
-def _values(
-    given: Any, kind: Any, place: tuple[str | int, ...], problems: list[Problem]
-) -> tuple[Scalar, ...]:
-    """The values of a field: one, a list of them, or a range; empty, and a problem, if wrong."""
-    before = len(problems)
-    items: list[tuple[tuple[str | int, ...], Any]]
-    if isinstance(given, Mapping):
-        items = [(place, value) for value in _ranged(given, place, problems)]
-    elif isinstance(given, list):
-        items = [((*place, index), value) for index, value in enumerate(given)]
-        if not items:
-            problems.append(Problem(place, "must hold at least one value", given))
-    else:
-        items = [(place, given)]
-    if len(items) > MAX_VALUES:
-        problems.append(Problem(place, f"must hold at most {MAX_VALUES} values", len(items)))
-        return ()
-    seen: set[tuple[type, Any]] = set()
-    adapter = None if kind is None else TypeAdapter(kind)
-    for path, value in items:
-        if isinstance(value, (list, Mapping)):
-            problems.append(Problem(path, "must be a single value", value))
-            continue
-        if (type(value), value) in seen:
-            problems.append(Problem(path, "must be given once", value))
-        seen.add((type(value), value))
-        if adapter is None:
-            continue
-        try:
-            adapter.validate_python(value, strict=True)
-        except ValidationError as error:
-            rules = [rule_text(item) for item in error.errors(include_url=False)]
-            problems += [Problem(path, rule, value) for rule in dict.fromkeys(rules)]
-    return tuple(value for _, value in items) if len(problems) == before else ()
-
-
-def _ranged(
-    given: Mapping[str, Any], place: tuple[str | int, ...], problems: list[Problem]
-) -> list[Scalar]:
-    """Values of a range, as integers where all of its numbers are."""
-    try:
-        found = Range.model_validate(dict(given))
-    except ValidationError as error:
-        problems += _problems(error, place, Range)
-        return []
-    if (found.step is None) == (found.factor is None):
-        problems.append(Problem(place, "must have either step or factor", dict(given)))
-        return []
-    if found.to < found.start:
-        problems.append(Problem((*place, "to"), f"must be at least {found.start:g}", found.to))
-        return []
-    if found.factor is not None and found.start <= 0:
-        problems.append(Problem((*place, "from"), "must be above 0 with a factor", found.start))
-        return []
-    values: list[Scalar] = []
-    for index in range(MAX_VALUES + 1):
-        value = (
-            found.start + index * found.step
-            if found.step is not None
-            else found.start * (found.factor or 1) ** index
-        )
-        # Rounding of 0.1 + 0.2 and the like must not lose the end.
-        if value > found.to * (1 + 1e-12):
-            break
-        values.append(value)
-    return values
-
-
-def _choices(given: Mapping[str, Any], problems: list[Problem]) -> dict[str, tuple[Scalar, ...]]:
+def _choices(
+    given: Mapping[str, Any], problems: list[Problem], among: Sequence[str]
+) -> dict[str, tuple[Scalar, ...]]:
     """Mapping choices by name; those that are not given are left to the mapper."""
     found = {}
     for name, value in given.items():
-        if name not in MAPPING:
-            near = difflib.get_close_matches(name, MAPPING, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else f": {', '.join(MAPPING)}"
+        if name not in among:
+            near = difflib.get_close_matches(name, among, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else f": {', '.join(among)}"
+            if name in MAPPING:
+                hint = " on systems, whose sram says it"
             problems.append(Problem(("mapping", name), f"is no choice of the mapping{hint}", value))
             continue
-        values = _values(value, MAPPING[name], ("mapping", name), problems)
+        values = values_of(value, MAPPING[name], ("mapping", name), problems)
         if values:
             found[name] = values
     return found
@@ -605,7 +528,9 @@ def _identity(
     import hashlib
 
     plain = read.model_dump(mode="json")
-    plain["cores"] = [
+    kind, other = ("cores", "systems") if read.systems is None else ("systems", "cores")
+    del plain[other]
+    plain[kind] = [
         {
             "base": base.data,
             "fields": {".".join(path): list(values) for path, values in base.fields.items()},
@@ -618,25 +543,3 @@ def _identity(
     if liberty is not None and liberty.is_file():
         plain["synthesis"]["liberty"] = hashlib.sha256(liberty.read_bytes()).hexdigest()
     return json.loads(json.dumps(plain))
-
-
-def _problems(
-    error: ValidationError, above: tuple[str | int, ...], model: type[BaseModel]
-) -> list[Problem]:
-    """What pydantic found, as problems at their places."""
-    found = []
-    for item in error.errors(include_url=False):
-        path = _given(item["loc"])
-        missing = item["type"] == "missing"
-        found.append(Problem((*above, *path), rule_text(item), None if missing else item["input"]))
-    return found
-
-
-def _given(place: Sequence[str | int]) -> tuple[str | int, ...]:
-    """A place without the names of a union's alternatives, which are those of types."""
-    return tuple(part for part in place if part not in ("int", "float", "str", "bool"))
-
-
-def _copied(data: Any) -> Any:
-    """Nested mappings copied, the values shared."""
-    return {key: _copied(value) for key, value in data.items()} if isinstance(data, dict) else data

@@ -115,6 +115,13 @@ def sweep(
 ) -> tuple[Table, Choosing | None]:
     """Every point, and measurements as far as the budget goes."""
     design, choice = catalogue.sweep()
+    unfit = catalogue.settle(list(zip(design.tolist(), choice.tolist(), strict=True)))
+    if unfit:
+        for point, rule in unfit.items():
+            catalogue.refuse(catalogue.designs[point[0]].base, rule)
+        points = zip(design.tolist(), choice.tolist(), strict=True)
+        kept = np.array([point not in unfit for point in points], dtype=bool)
+        design, choice = design[kept], choice[kept]
     table = Table(space, catalogue, catalogue.evaluate(design, choice))
     say(
         f"{len(table.points):,} points of {len(catalogue.designs):,} designs mapped, "

@@ -492,11 +492,15 @@ def _pieces(
     gap: float,
     effort: int | None,
 ) -> list[Piece]:
-    """Every shape with its blocking: searched, or taken from a shape a little longer."""
+    """Every shape with its blocking: searched, or taken from a shape a little longer.
+
+    Without a bound on the effort every shape is searched.
+    """
     # Long ones first, evenly spread over the spans.
     order = sorted(works, key=lambda work: -(work.gemm.m * work.gemm.n * work.gemm.k))
     count = len(order)
-    chosen = {number * count // min(count, SEARCHED) for number in range(min(count, SEARCHED))}
+    most = count if effort is None else min(count, SEARCHED)
+    chosen = {number * count // most for number in range(most)}
     pieces: list[Piece] = []
     cut: Blocking | None = None
     for number, (gemm, times) in enumerate(order):

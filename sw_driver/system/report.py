@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from sw_driver import report as lay
 from sw_driver.architecture import Architecture
 from sw_driver.checkpoint import load_model
 from sw_driver.mapper.choices import Choices
+from sw_driver.mapper.energy import Energy, Power, check_dram
 from sw_driver.mapper.phases import workloads_of
 from sw_driver.mapper.routing import BALANCED, Routing, load_routing
 from sw_driver.report import Report, Table
+from sw_driver.system.energy import charged, energy, read_powers
 from sw_driver.system.mapping import SystemMapping, SystemOperator, map_on_system
 from sw_driver.system.search import EFFORT, GAP
 from sw_driver.system.spec import System, load_system
@@ -50,6 +52,8 @@ def map_model_on_system(
     routing: str | Routing = BALANCED,
     gap: float = GAP,
     effort: int | None = EFFORT,
+    power_reports: Sequence[Path | str] = (),
+    dram_pj_per_bit: float | None = None,
 ) -> SystemReport:
     """A model's phases on a system.
 
@@ -60,9 +64,12 @@ def map_model_on_system(
         system: a system, the path of its file, or the name of a shipped one.
         activation_bits: width of activations, for cores whose jobs choose it.
         gap, effort: of the search, see :func:`sw_driver.system.search.search`.
+        power_reports: JSON of each kind's power, for energies; see
+            :func:`sw_driver.system.energy.read_powers`.
+        dram_pj_per_bit: energy of a bit of DRAM traffic; not charged if None.
 
     Raises:
-        InputError: model, system, numbers or choices are wrong; one line per problem.
+        InputError: model, system, numbers, choices or reports are wrong; one line per problem.
     """
     problems: list[InputError] = []
     try:
@@ -81,6 +88,10 @@ def map_model_on_system(
         raise problems[0]
     if problems or isinstance(routing, str) or not isinstance(system, System):
         raise InputError("\n".join(map(str, problems)))
+    check_dram(dram_pj_per_bit)
+    if dram_pj_per_bit is not None and not power_reports:
+        raise InputError("dram_pj_per_bit: must come with power reports")
+    powers = read_powers(power_reports, system) if power_reports else {}
     works = workloads_of(
         arch,
         prefill=prefill,
@@ -96,21 +107,34 @@ def map_model_on_system(
         routing=routing,
     )
     return report_of(
-        [map_on_system(work, system, choices, gap=gap, effort=effort) for work in works]
+        [map_on_system(work, system, choices, gap=gap, effort=effort) for work in works],
+        powers,
+        dram_pj_per_bit,
     )
 
 
-def report_of(mappings: Sequence[SystemMapping]) -> SystemReport:
-    """Phases of one model on one system, as a report."""
+def report_of(
+    mappings: Sequence[SystemMapping],
+    powers: Mapping[str, Power] | None = None,
+    dram_pj_per_bit: float | None = None,
+) -> SystemReport:
+    """Phases of one model on one system, as a report; with energies if powers are given.
+
+    Raises:
+        InputError: a power report lacks a width.
+    """
+    energies = [energy(item, powers, dram_pj_per_bit) for item in mappings] if powers else []
     first, last = mappings[0], mappings[-1]
     system, arch = first.system, first.workload.architecture
     notes = list(dict.fromkeys(note for mapping in mappings for note in mapping.notes))
+    if powers:
+        notes.append(charged(powers, dram_pj_per_bit))
     return SystemReport(
         title=f"{arch.name} on {system.name}",
         facts=[*_system_facts(system), _model_fact(first, last), *_area_facts(system)],
         tables=[
             *(_table(mapping) for mapping in mappings),
-            _totals_table(mappings),
+            _totals_table(mappings, energies),
             _vector_table(mappings),
         ],
         notes=notes,
@@ -130,7 +154,11 @@ def report_of(mappings: Sequence[SystemMapping]) -> SystemReport:
                 "buffer_bytes": None,
             },
             "time_to_first_token": _first_token(mappings),
-            "phases": [_phase(mapping) for mapping in mappings],
+            "dram_pj_per_bit": dram_pj_per_bit,
+            "phases": [
+                {**_phase(mapping), "energy": energies[index].as_dict() if energies else None}
+                for index, mapping in enumerate(mappings)
+            ],
             "notes": notes,
         },
         draw=lambda figure: draw_mappings(figure, mappings),
@@ -304,7 +332,7 @@ def _table(mapping: SystemMapping) -> Table:
     return Table(title=phase_title(mapping), columns=columns, rows=rows, footer=footer)
 
 
-def _totals_table(mappings: Sequence[SystemMapping]) -> Table:
+def _totals_table(mappings: Sequence[SystemMapping], energies: Sequence[Energy]) -> Table:
     """What each phase takes as a whole."""
     lines: list[tuple[str, list[str]]] = []
 
@@ -337,6 +365,16 @@ def _totals_table(mappings: Sequence[SystemMapping]) -> Table:
         ],
     )
     line("peak buffers at once", [lay.engineering(item.peak_sram[3], "B") for item in mappings])
+    if energies:
+        line("cores' energy", [lay.engineering(item.dynamic, "J") for item in energies])
+        line("cores' leakage", [lay.engineering(item.leakage, "J") for item in energies])
+        line(
+            "DRAM's energy",
+            ["-" if item.dram is None else lay.engineering(item.dram, "J") for item in energies],
+        )
+        line(
+            "energy a token", [lay.engineering(item.total / item.tokens, "J") for item in energies]
+        )
     line("peak DRAM", [lay.engineering(item.peak_dram, "B") for item in mappings])
     return Table(
         columns=("", *(mapping.workload.phase for mapping in mappings)),

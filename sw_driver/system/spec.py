@@ -311,11 +311,6 @@ def _kind(
     if isinstance(entry.spec, str):
         where = folder / entry.spec
         core = load_core(where, _width(where, activation_bits))
-        if core.clock_mhz < spec.clock_mhz:
-            raise InputError(
-                f"must be of a core for the system's clock of {spec.clock_mhz:g} MHz or more, got "
-                f"{core.name} for {core.clock_mhz:g} MHz"
-            )
     else:
         fields = {
             "name": f"{spec.name}_core{number}", "clock_mhz": spec.clock_mhz, **entry.spec
@@ -324,6 +319,11 @@ def _kind(
         assert isinstance(found, GemmSpec)  # noqa: S101  (a rule of :class:`SystemSpec`)
         chosen = len(found.activation_bits) > 1
         core = core_of(found, activation_bits if chosen else None)
+    if core.clock_mhz < spec.clock_mhz:
+        raise InputError(
+            f"must be of a core for the system's clock of {spec.clock_mhz:g} MHz or more, got "
+            f"{core.name} for {core.clock_mhz:g} MHz"
+        )
     area = None
     if entry.synth_report is not None:
         from sw_driver.mapper.report import read_area

@@ -16,6 +16,7 @@ from flows.errors import FlowError, LibertyError
 from flows.netlist import Gate, Instance, Module
 from flows.power import power
 from flows.saif import Activity, read_saif
+from flows.synthesis import Implementation
 from flows.technology import Technology
 from sw_driver.commands.power import power as verb
 
@@ -204,6 +205,30 @@ def test_a_core_at_work(energetic: Path, tmp_path: Path) -> None:
     assert 0.05 < run["toggles"] < 1.0
     again = json.loads(CliRunner().invoke(verb, [*options, "--json"]).output)
     assert again == data
+
+
+def test_a_wrong_netlist_has_no_power(
+    energetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(SPEC)
+    whole = Implementation.verilog
+
+    def wrong(self: Implementation) -> str:
+        """One inverter of the netlist is a buffer."""
+        text = whole(self)
+        return text.replace("  INV_X1 g", "  BUF_X1 g", 1) + (
+            ""
+            if "module BUF_X1 " in text
+            else "module BUF_X1 (input A, output Y);\n  assign Y = A;\nendmodule\n"
+        )
+
+    monkeypatch.setattr(Implementation, "verilog", wrong)
+    options = [str(spec), "--liberty", str(energetic), "--effort", "fast", "--cycles", "60"]
+    result = CliRunner().invoke(verb, options)
+    assert result.exit_code == 1
+    assert "netlist of tiny: power" in result.output
+    assert "expected" in result.output
 
 
 @pytest.mark.parametrize(

@@ -417,3 +417,21 @@ def test_an_architecture_may_be_given_as_it_is() -> None:
     assert isinstance(arch, Architecture)
     report = map_model_on_system(arch, one_core(), decode=1, effort=0)
     assert report.title == "gpt2 on one"
+
+
+def test_an_exact_search_leaves_no_gap() -> None:
+    work = prefill_workload(load_model("gpt2"), 96)
+    system = load_system("edge_lut")
+    usual, exact = map_on_system(work, system), map_on_system(work, system, gap=0.0, effort=None)
+    for one, best in zip(usual.operators, exact.operators, strict=True):
+        if best.covered and best.pieces:
+            assert best.gap == 0
+            assert one.bound <= best.schedule <= one.schedule
+
+
+def test_exact_is_of_a_system() -> None:
+    result = CliRunner().invoke(
+        map_command, ["gpt2", "--core", "hw/configs/lut_core.yaml", "--decode", "1", "--exact"]
+    )
+    assert result.exit_code == 2
+    assert "--exact: must come with --system" in result.output

@@ -87,6 +87,9 @@ def _places(index: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, i
     return i, (inside - index[i]) / (index[i + 1] - index[i]), 1
 
 
+_LACKING = "must state energies of its cells (NLPM), lacks: {}"
+
+
 def read(path: Path, kinds: Iterable[str]) -> Energies:
     """Energies of some cells of a Liberty file.
 
@@ -100,6 +103,18 @@ def read(path: Path, kinds: Iterable[str]) -> Energies:
         if isinstance(error, LibertyError):
             raise
         raise LibertyError(path, f"malformed Liberty: {error}") from None
+
+
+def check(path: Path) -> None:
+    """Refuse a library of which no cell states energies, before a synthesis for it.
+
+    Raises:
+        LibertyError: it is malformed, or has no ``internal_power``.
+    """
+    root = liberty.tree(liberty.text_of(path), path, keep=("internal_power",))
+    pins = (pin for cell in root.all("cell") for pin in cell.all("pin"))
+    if not any(pin.all("internal_power") for pin in pins):
+        raise LibertyError(path, _LACKING.format("internal_power"))
 
 
 def _energies(root: liberty.Group, path: Path, kinds: set[str]) -> Energies:
@@ -134,7 +149,7 @@ def _energies(root: liberty.Group, path: Path, kinds: set[str]) -> Energies:
         cells[group.args] = CellEnergy(nanowatts * unit, pins)
     if not any(cell.pins for cell in cells.values()) or bare:
         lacking = ", ".join(sorted(bare)[:5]) or "internal_power"
-        raise LibertyError(path, f"must state energies of its cells (NLPM), lacks: {lacking}")
+        raise LibertyError(path, _LACKING.format(lacking))
     return Energies(voltage, cells)
 
 

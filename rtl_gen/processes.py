@@ -62,9 +62,13 @@ def uninterrupted() -> Iterator[None]:
 def stop(workers: ProcessPoolExecutor) -> None:
     """Ends the processes at once; nobody takes what they still do."""
     running = list((getattr(workers, "_processes", None) or {}).values())
+    manager = getattr(workers, "_executor_manager_thread", None)
     workers.shutdown(wait=False, cancel_futures=True)
     for process in running:
         process.terminate()
+    # The interpreter wakes it up at the end, through a pipe that it may be closing just then.
+    if manager is not None:
+        manager.join(timeout=5)
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -56,6 +58,15 @@ class Here:
         return
 
 
+def _interruptible() -> None:
+    """A process that has begun takes interrupts again: tools that it starts inherit that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    if signal.SIGINT in signal.sigpending():
+        os._exit(130)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 class Processes:
     """Tasks on several processes of this machine.
 
@@ -82,12 +93,14 @@ class Processes:
     def _together(self, tasks: Sequence[Task], done: Done, count: int) -> list[Task]:
         """Tasks at once; those that are left when a process died."""
         if self._pool is None:
-            self._pool = processes.pool(count)
+            self._pool = processes.pool(count, _interruptible)
         waiting: dict[Future[dict[str, Any]], Task] = {}
         left: list[Task] = []
         try:
-            for task in tasks:
-                waiting[self._pool.submit(self._work, task)] = task
+            # Submitting starts the processes: an interrupt before they have begun would be a trace.
+            with processes.uninterrupted():
+                for task in tasks:
+                    waiting[self._pool.submit(self._work, task)] = task
         except BrokenProcessPool:
             left += tasks[len(waiting) :]
         while waiting:

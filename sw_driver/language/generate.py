@@ -34,7 +34,7 @@ from sw_driver.mapper.workload import Linear, decode_workload, prefill_workload
 from sw_driver.report import Report, Table
 from sw_driver.runner.linear import LayerRunner, ProjectionRun, check_request
 from sw_driver.runner.products import ProductFormat, check_operands
-from sw_driver.text.tokenizer import Tokenizer, tokenizer_of
+from sw_driver.text.tokenizer import Tokenizer, check_text, tokenizer_of
 from sw_driver.tiny import PACKAGED, language_model_folder
 
 On = Literal["rtl", "golden", "float32"]
@@ -141,6 +141,7 @@ def generate(
         ToolError: the simulator could not be built.
     """
     sampling = sampling or Sampling()
+    check_text("prompt", prompt)
     decoder = model if isinstance(model, Decoder) else Decoder(language_model_folder(model))
     arch = decoder.architecture
     widths = [] if weight_bits is None else [weight_bits]

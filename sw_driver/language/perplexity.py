@@ -221,6 +221,11 @@ def _forms(
             k = decoder.shape(0, name)[1] if decoder.tensors.has(0, name) else 0
             if k % size:
                 problems.append(f"hadamard: must divide {k}, K of {name}, got {size}")
+    asked = wanted.activation_bits
+    if asked is not None and not any(_chooses_activations(spec) for spec in specs):
+        problems.append(
+            f"activation_bits: must not be given where no core's jobs choose it, got {asked}"
+        )
     for spec in specs:
         name = getattr(spec, "name", "")
         try:
@@ -256,8 +261,11 @@ def _forms(
 
 def _activations(spec: object, bits: int | None) -> int | None:
     """A width of activations for cores whose jobs choose one; others have theirs."""
-    chosen = isinstance(spec, GemmSpec) and len(spec.activation_bits) > 1
-    return bits if chosen else None
+    return bits if _chooses_activations(spec) else None
+
+
+def _chooses_activations(spec: object) -> bool:
+    return isinstance(spec, GemmSpec) and len(spec.activation_bits) > 1
 
 
 def _default_widths(spec: GemmSpec, asked: Sequence[int]) -> list[int]:

@@ -149,10 +149,14 @@ def parse_cache(text: str) -> tuple[int | None, CacheScheme | None]:
         return None, CacheScheme(kind="float", name=name, bits=FLOATS[name])
     found = re.fullmatch(r"(kivi|xquant):(\d{1,3})((?:,(?:group|window)=\d{1,9})*)", text)
     if not found:
-        raise InputError(f"kv: {rule}, each with ,group=G,window=W behind it, got {text!r:.80}")
+        behind = "the last two with ,group=G,window=W behind them if wanted"
+        raise InputError(f"kv: {rule}, {behind}, got {text!r:.80}")
     kind: Any = found[1]
     fields = {"group": 32, "window": 128} if kind == "kivi" else {"group": 128, "window": 0}
-    fields.update((key, int(value)) for key, value in re.findall(r"(\w+)=(\d+)", found[3]))
+    asked = re.findall(r"(\w+)=(\d+)", found[3])
+    if len(asked) > len(dict(asked)):
+        raise InputError(f"kv: {text}: must give group and window once each")
+    fields.update((key, int(value)) for key, value in asked)
     try:
         form = CacheFormat(bits=int(found[2]), **fields)
         if kind == "kivi":

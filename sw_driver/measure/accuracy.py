@@ -28,6 +28,7 @@ from sw_driver.quantize.treatments import Treatment, treatments
 from sw_driver.report import Report, Table
 from sw_driver.runner.operands import prepare, reference
 from sw_driver.runner.run import DEFAULT_GROUP, DEFAULT_TEXT, LayerRunner, cosine, sqnr_db
+from sw_driver.text.tokenizer import check_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -270,6 +271,7 @@ def accuracy(
         InputError: a specification, the model or a number is wrong.
         ToolError: a simulator could not be built.
     """
+    check_text("text", text)
     bert = model if isinstance(model, Bert) else Bert(model)
     cores = _checked(specs, bert, layer, weight_bits, activation_bits, group, hadamard)
     chosen = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows import energies
+from flows import energies, memories
 from flows.command import implement_verilog
 from flows.models import GUARD
 from flows.power import PowerReport, power
@@ -96,8 +96,17 @@ def measure_power(
     """
     widths = _widths(spec, weight_bits, activation_bits)
     clock = clock_ns or 1000.0 / spec.clock_mhz
+    # A synthesis takes minutes: what it cannot change is refused before it.
+    energies.check(liberty)
+    sources = verilog(spec)
+    _, left_out = memories.leave_out([sources], spec.name)
+    if left_out:
+        names = ", ".join(str(item) for item in left_out)
+        raise InputError(
+            f"{spec.name}: must hold no memories to be simulated as cells, has {names}"
+        )
     mapped: Implementation = implement_verilog(
-        verilog(spec),
+        sources,
         spec.name,
         liberty=liberty,
         clock_ns=clock,
@@ -105,11 +114,6 @@ def measure_power(
         wire_cap=wire_cap,
         progress=progress,
     )
-    if mapped.report.left_out:
-        names = ", ".join(str(item) for item in mapped.report.left_out)
-        raise InputError(
-            f"{spec.name}: must hold no memories to be simulated as cells, has {names}"
-        )
     table = energies.read(liberty, mapped.kinds)
     # Cells are traced from outside: what is inside of their models is no wire.
     models = f"`ifdef {GUARD}\n"

@@ -70,7 +70,7 @@ class SramSizes(Part):
 class Dram(Part):
     """The DRAM behind the one DMA channel."""
 
-    bandwidth_gb_s: float = Field(25.6, gt=0, le=100_000, description="sustained, 1e9 bytes/s")
+    bandwidth_gb_s: float = Field(25.6, ge=0.001, le=100_000, description="sustained, 1e9 bytes/s")
     latency_ns: float = Field(
         100, ge=0, le=1_000_000, description="from the end of a read on the channel to its data"
     )

@@ -17,6 +17,7 @@ from sw_driver.config_file import ConfigError, clipped
 from sw_driver.forward import Decoder, Transformer
 from sw_driver.forward.bert import PACKAGED, Bert
 from sw_driver.text.sentencepiece import gguf_tokenizer
+from sw_driver.text.tokenizer import check_text
 from sw_driver.text.wordpiece import WordPiece
 from sw_driver.tiny.pairs import Pairs, load_pairs
 
@@ -199,6 +200,8 @@ def prompts_of(
             _checked(model, prompt)
         ], f"{count} random tokens of seed 0, no tokenizer that is read here{note}"
     every = list(texts or default)
+    for text in every:
+        check_text("text", text)
     if not all(text.strip() for text in every):
         raise InputError("text: must not be empty")
     found = [Prompt(text=text, tokens=tuple(tokenizer.encode(text))) for text in every]

@@ -54,6 +54,20 @@ def tokenizer_of(folder: Path) -> Tokenizer:
         raise InputError(f"{file}: {error}") from None
 
 
+def check_text(field: str, text: str) -> None:
+    """Refuse what no tokenizer can take: bytes of a command line that were no UTF-8.
+
+    Python keeps such bytes as lone surrogates, which cannot be encoded again.
+
+    Raises:
+        InputError: naming ``field`` and the first wrong letter.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{field}: must be UTF-8, letter {error.start} is not") from None
+
+
 class _Foreign:
     """A tokenizer of the package ``tokenizers``."""
 

@@ -305,6 +305,8 @@ def test_names_of_formats() -> None:
         ("kivi", "got 'kivi'"),
         ("kivi:2,size=4", "got 'kivi:2,size=4'"),
         ("kivi:9", r"kv: kivi:9: bits: must lie in \[1, 8\], got 9"),
+        ("kivi:2,group=16,group=32", "must give group and window once each"),
+        ("int4,group=32", "the last two with ,group=G,window=W behind them"),
         ("kivi:2,group=0", "group: must be positive, got 0"),
         ("kivi:2,group=48", "window: must be a multiple of the group of 48 tokens .* got 128"),
         ("kivi:2,window=0", "window: must be a multiple of the group of 32 tokens .* got 0"),

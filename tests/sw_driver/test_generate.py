@@ -153,6 +153,7 @@ def test_the_cache_is_the_whole_input(decoder: Decoder) -> None:
     [
         (["--tokens", "0"], "tokens: must be positive, got 0"),
         (["--tokens", "300"], "must be at most 257, one more than the model's positions, got "),
+        (["--prompt", "a\udcff"], "prompt: must be UTF-8, letter 1 is not"),
         (["--temperature", "-1"], "temperature: must lie in [0, 100], got -1.0"),
         (["--temperature", "nan"], "temperature: must lie in [0, 100], got nan"),
         (["--seed", "-1"], "seed: must lie in [0, 2^63), got -1"),

@@ -293,6 +293,10 @@ def test_a_wrong_cache_is_refused(text: str, message: str) -> None:
         (["--text-file", "binary.txt"], "binary.txt: must be UTF-8, byte 1 is not"),
         (["--context", "1"], "context: must lie in [2, 256] for tiny_pydoc, got 1"),
         (["lut.yaml@9"], "weight_bits: must lie in [1, 8] for lut, got 9"),
+        (
+            ["lut.yaml", "--activation-bits", "6"],
+            "activation_bits: must not be given where no core's jobs choose it, got 6",
+        ),
         (["lut.yaml", "--hadamard", "3"], "hadamard: must be a power of two from 2 to 128, got 3"),
         (["lut.yaml", "--group", "0"], "group: must lie in [1, 1048576], got 0"),
         (["quantize.yaml"], "quantizer: block: must be a GEMM core to run a layer, got 'quantize'"),

@@ -134,6 +134,11 @@ def test_energies_are_interpolated_and_not_extrapolated() -> None:
     )
     at = interpolated(table, np.array([0.5, 0.0, 9.0, -1.0]), np.array([5.0, 2.5, 99.0, -5.0]))
     assert at.tolist() == pytest.approx([3.5, 1.25, 8.0, 1.0])
+    # Indices that do not begin at 0, three of them: 1 + 2·(3 − 2)/(4 − 2), 3 + 5·(6 − 4)/(8 − 4).
+    late = liberty.Table(
+        np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0]), np.array([[1.0, 1], [3, 3], [8, 8]])
+    )
+    assert interpolated(late, np.array([3.0, 6.0]), np.array([1.5, 1.5])).tolist() == [2.0, 5.5]
 
 
 def test_saif_instances_nest(tmp_path: Path) -> None:
@@ -156,6 +161,8 @@ def test_libraries_without_energies_are_refused(tmp_path: Path) -> None:
     plain = Technology.embedded().path
     with pytest.raises(LibertyError, match="must state energies of its cells"):
         energies.read(plain, {"INV_X1"})
+    with pytest.raises(LibertyError, match="must state energies of its cells"):
+        energies.check(plain)
     file = tmp_path / "no_volts.lib"
     file.write_text(energetic_text().replace(f"nom_voltage : {VOLTS:g};", ""))
     with pytest.raises(LibertyError, match="nom_voltage: is required"):

@@ -291,7 +291,7 @@ EDGE = (SYSTEMS / "edge_lut.yaml").read_text(encoding="utf-8")
         (
             "bandwidth_gb_s: 12.8",
             "bandwidth_gb_s: 0",
-            "dram.bandwidth_gb_s: must be greater than 0",
+            "dram.bandwidth_gb_s: must be greater than or equal to 0.001, got 0",
         ),
         (
             "burst_bytes: 64",

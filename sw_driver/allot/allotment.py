@@ -31,11 +31,11 @@ from sw_driver.architecture import Architecture
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, read_json
 from sw_driver.forward import Transformer
-from sw_driver.forward.bert import PACKAGED, model_folder
 from sw_driver.mapper.core import Core, core_of
 from sw_driver.mapper.mapping import BUFFER_BYTES
 from sw_driver.mapper.report import MAX_SYNTH_BYTES, read_area, workloads_of
 from sw_driver.report import Report, Table
+from sw_driver.text.bert import PACKAGED, model_folder
 from sw_driver.text.prompts import load_transformer, prompts_of, tokenizer_of
 
 if TYPE_CHECKING:

@@ -230,10 +230,10 @@ def _synthesis(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sqnr(facts: Mapping[str, Any]) -> dict[str, Any]:
-    from sw_driver.forward.bert import Bert
     from sw_driver.measure.accuracy import measure
     from sw_driver.quantize.treatments import treatments
     from sw_driver.runner.run import DEFAULT_TEXT
+    from sw_driver.text.bert import Bert
 
     spec: Any = spec_from_dict(facts["spec"])
     (row,), _ = measure(

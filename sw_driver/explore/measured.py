@@ -12,7 +12,7 @@ from sw_driver.explore.measure import Task, error_task, kept, synthesis_task, ve
 from sw_driver.explore.points import Catalogue, CorePart, Points
 from sw_driver.explore.space import ERROR, Space
 from sw_driver.explore.workers import Workers, unique
-from sw_driver.measure.companions import companions, uncharged
+from sw_driver.runner.companions import companions, uncharged
 
 Point = tuple[int, int]
 """Indices of a design and of a choice."""

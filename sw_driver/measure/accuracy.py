@@ -22,12 +22,12 @@ from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sw_driver import report as lay
-from sw_driver.forward.bert import PROJECTIONS, Bert
 from sw_driver.mapper.core import core_of
 from sw_driver.quantize.treatments import Treatment, treatments
 from sw_driver.report import Report, Table
 from sw_driver.runner.operands import prepare, reference
 from sw_driver.runner.run import DEFAULT_GROUP, DEFAULT_TEXT, LayerRunner, cosine, sqnr_db
+from sw_driver.text.bert import PROJECTIONS, Bert
 from sw_driver.text.tokenizer import check_text
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 Every specification goes through the same synthesis, the same mapping and the same real layer. What
 a core leaves to others, scaling and quantizing, is charged as units of this project beside it
-(:mod:`sw_driver.measure.companions`). Areas are for a whole multiplication and accumulation a
+(:mod:`sw_driver.runner.companions`). Areas are for a whole multiplication and accumulation a
 cycle: a core that takes ``c`` cycles for a step of ``M·N·K`` of them counts ``c`` times.
 """
 
@@ -23,8 +23,8 @@ from sw_driver.mapper.core import Core, core_of
 from sw_driver.mapper.mapping import Choices, map_workload
 from sw_driver.mapper.phases import workloads_of
 from sw_driver.mapper.workload import Workload
-from sw_driver.measure.companions import LAYER, companions, uncharged
 from sw_driver.report import Report, Table
+from sw_driver.runner.companions import LAYER, companions, uncharged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from flows.areas import Synthesis
     from hw.gemm import GemmSpec
-    from sw_driver.forward.bert import Bert
+    from sw_driver.text.bert import Bert
 
 WIDTHS = (1, 2, 4, 6, 8)
 INTEGERS = ("unsigned", "twos_complement", "bipolar")
@@ -119,7 +119,7 @@ def compare(
     """
     from flows.areas import synthesis
     from hw.gemm import GemmSpec
-    from sw_driver.forward.bert import Bert
+    from sw_driver.text.bert import Bert
 
     problems = [
         f"{getattr(spec, 'name', 'specification')}: block: must be a GEMM core to compare, got "

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
-    from sw_driver.forward.bert import Bert
+    from sw_driver.text.bert import Bert
 
 PUBLISHED_SHARE = 0.138
 """Share of all cycles that pattern reuse saves in SAIL."""
@@ -375,7 +375,7 @@ def pattern_reuse(
     """The report of the command; see the module.
 
     Args:
-        model: the encoder, as for :class:`sw_driver.forward.bert.Bert`.
+        model: the encoder, as for :class:`sw_driver.text.bert.Bert`.
         mapped: the model whose decoding is laid out.
         sizes, widths: batches and weight widths.
         activation_bits: width of the activations; the specification's widest if None.
@@ -386,7 +386,7 @@ def pattern_reuse(
         VerificationError: ``rtl``, and the RTL is wrong.
     """
     from hw.blocks.sram_lut_gemv.spec import SramLutGemvSpec
-    from sw_driver.forward.bert import Bert
+    from sw_driver.text.bert import Bert
 
     if not isinstance(spec, SramLutGemvSpec) or not spec.reuses:
         name = getattr(spec, "name", "specification")

@@ -29,9 +29,9 @@ from hw.formats import IntegerFormat
 from rtl_gen import __version__
 from rtl_gen.errors import InputError
 from rtl_gen.specfile import load_spec
-from sw_driver.forward.bert import PACKAGED, Bert
 from sw_driver.report import Report, Table, count
 from sw_driver.runner.run import cosine
+from sw_driver.text.bert import PACKAGED, Bert
 
 CONFIG = Path(hw.__file__).parent / "configs" / "vector_unit.yaml"
 EPSILON = 1e-5

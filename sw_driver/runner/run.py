@@ -19,7 +19,6 @@ from rtl_gen.console import Progress
 from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sw_driver.forward import Decoder, Project, Transformer
-from sw_driver.forward.bert import sentence
 from sw_driver.mapper.core import core_of
 from sw_driver.mapper.mapping import takes
 from sw_driver.quantize import Clip
@@ -43,6 +42,7 @@ from sw_driver.runner.report import (
     layer_report,
     model_report,
 )
+from sw_driver.text.bert import sentence
 from sw_driver.text.prompts import DEFAULT_TEXT, SENTENCES, Prompt, load_transformer, prompts_of
 
 __all__ = [

@@ -21,7 +21,7 @@ from sim.harness import Model, Packed, verilate
 from sim.harness.beats import pack
 from sim.harness.compile import RUN_SHORT
 from sw_driver.mapper.core import core_of
-from sw_driver.measure.companions import lanes_for, partial_sums
+from sw_driver.runner.companions import lanes_for, partial_sums
 from sw_driver.runner.operands import Groups
 
 MAX_GROUPS = 128

@@ -15,7 +15,7 @@ from rtl_gen.errors import InputError
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError, clipped
 from sw_driver.forward import Decoder, Transformer
-from sw_driver.forward.bert import PACKAGED, Bert
+from sw_driver.text.bert import PACKAGED, Bert
 from sw_driver.text.sentencepiece import gguf_tokenizer
 from sw_driver.text.tokenizer import check_text
 from sw_driver.text.wordpiece import WordPiece

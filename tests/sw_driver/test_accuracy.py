@@ -17,12 +17,12 @@ from rtl_gen.specfile import load_specs
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
 from sw_driver.commands.accuracy import accuracy as command
-from sw_driver.forward.bert import Bert
 from sw_driver.measure.accuracy import accuracy, measure
 from sw_driver.quantize import quantize_activations, quantize_symmetric
 from sw_driver.quantize.treatments import Treatment, rotate, treatments
 from sw_driver.runner.operands import prepare
 from sw_driver.runner.run import sqnr_db
+from sw_driver.text.bert import Bert
 
 TEXT = "Sums of tables."
 

@@ -32,12 +32,12 @@ from sw_driver.architecture import load_architecture
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.commands.allot import allot as command
 from sw_driver.forward import Decoder, Transformer
-from sw_driver.forward.bert import Bert
 from sw_driver.mapper.core import core_of
 from sw_driver.mapper.mapping import Choices, map_workload
 from sw_driver.mapper.report import workloads_of
 from sw_driver.quantize import quantize_symmetric
 from sw_driver.runner.operands import product
+from sw_driver.text.bert import Bert
 from sw_driver.text.prompts import load_transformer, prompts_of
 
 TEXT = "Sums of tables."

@@ -14,7 +14,7 @@ import pytest
 from rtl_gen.errors import InputError
 from sw_driver.checkpoint import Checkpoint
 from sw_driver.config_file import ConfigError
-from sw_driver.forward.bert import Bert, model_folder
+from sw_driver.text.bert import Bert, model_folder
 from sw_driver.text.wordpiece import WordPiece, words
 
 

@@ -25,11 +25,11 @@ from sw_driver.checkpoint.roles import role_of
 from sw_driver.commands.inspect import inspect
 from sw_driver.commands.map import map_model
 from sw_driver.config_file import ConfigError
-from sw_driver.forward.bert import model_folder
 from sw_driver.mapper.core import Core, core_of
 from sw_driver.mapper.many import evaluate_many
 from sw_driver.mapper.mapping import Choices, Mapping, OperatorCost, map_workload, takes
 from sw_driver.mapper.workload import decode_workload, prefill_workload
+from sw_driver.text.bert import model_folder
 
 INDEX = "model.safetensors.index.json"
 

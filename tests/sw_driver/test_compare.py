@@ -16,8 +16,8 @@ from sw_driver.commands.compare import compare as command
 from sw_driver.mapper.core import core_of
 from sw_driver.mapper.mapping import Choices, map_workload
 from sw_driver.mapper.workload import decode_workload
-from sw_driver.measure.companions import LAYER, companions, uncharged
 from sw_driver.measure.compare import compare
+from sw_driver.runner.companions import LAYER, companions, uncharged
 
 
 def spec_of(block_name: str, **fields: Any) -> Any:

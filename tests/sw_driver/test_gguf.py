@@ -16,8 +16,8 @@ from rtl_gen.errors import InputError
 from sw_driver.checkpoint import Checkpoint, load_model
 from sw_driver.checkpoint.ggml import GGML_TYPES
 from sw_driver.config_file import ConfigError
-from sw_driver.forward.bert import Bert
 from sw_driver.mapper.workload import Linear, decode_workload, prefill_workload
+from sw_driver.text.bert import Bert
 
 CODED = (
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),

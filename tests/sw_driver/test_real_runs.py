@@ -28,13 +28,13 @@ from sw_driver.architecture import Storage
 from sw_driver.checkpoint.weights import GroupedWeights
 from sw_driver.commands.run import run
 from sw_driver.forward import Decoder
-from sw_driver.forward.bert import Bert
 from sw_driver.mapper.core import core_of
 from sw_driver.runner.instances import Instances, checked_jobs
 from sw_driver.runner.linear import LayerRunner
 from sw_driver.runner.operands import reference
 from sw_driver.runner.run import run_layer, run_model
 from sw_driver.runner.stored_operands import prepare_stored, takes_stored
+from sw_driver.text.bert import Bert
 from sw_driver.text.prompts import load_transformer, prompts_of, texts_in, token_numbers
 
 SENTENCE = "A man is eating food."

@@ -12,10 +12,10 @@ from hw.block import spec_from_dict
 from rtl_gen.errors import InputError
 from sim.harness import Model, verilate
 from sim.harness.compile import RUN_SHORT
-from sw_driver.forward.bert import Bert
 from sw_driver.quantize import SCHEMES, Scheme, quantize_activations
 from sw_driver.runner.operands import operand_for, scheme_for
 from sw_driver.runner.run import LayerRunner, cosine, run_layer
+from sw_driver.text.bert import Bert
 
 CORES: dict[str, dict[str, Any]] = {
     "unsigned": {

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from hw.block import spec_from_dict
 from hw.blocks.vector_unit.spec import VectorUnitSpec
 from rtl_gen.errors import InputError
-from sw_driver.forward.bert import Bert, model_folder
 from sw_driver.measure import vector_accuracy
 from sw_driver.runner.run import cosine
+from sw_driver.text.bert import Bert, model_folder
 
 
 def _spec(**data: object) -> VectorUnitSpec:

@@ -167,7 +167,7 @@ def map_model(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Map a model onto a core or a system: cycles, bytes, time, tokens/s.
+    """Map a model onto a core or a system: cycles, bytes, tokens/s.
 
     MODEL is a checkpoint (a Hugging Face folder with its safetensors files, or a GGUF file),
     whose weights are mapped as they are stored, a config.json, or the name of a shipped one

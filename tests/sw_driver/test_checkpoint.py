@@ -719,10 +719,12 @@ def test_map_takes_a_checkpoint(q4_k_m: Path, root: Path) -> None:
 def test_headers_load_nothing_heavy(q4_k_m: Path, root: Path) -> None:
     for verb in (["inspect", str(q4_k_m)], ["map", str(q4_k_m), "--decode", "1"]):
         script = (
-            "import sys\nfrom sw_driver import command\n"
+            "import sys\n"
+            "from sw_driver.commands.inspect import inspect\n"
+            "from sw_driver.commands.map import map_model\n"
             f"verb = {verb!r}\n"
             "more = ['--core', 'hw/configs/bitserial_core.yaml'] if verb[0] == 'map' else []\n"
-            "run = {'map': command.map_model, 'inspect': command.inspect}[verb[0]]\n"
+            "run = {'map': map_model, 'inspect': inspect}[verb[0]]\n"
             "run([*verb[1:], *more], standalone_mode=False)\n"
             "print('\\n@', *sorted(name.partition('.')[0] for name in sys.modules))"
         )

@@ -233,7 +233,8 @@ synthesis: {companions: true}
         "server_lut), got 'nothing'",
         "s.yaml:6:27: systems.1.fields.dram.bandwith_gb_s: is no field of system (did you mean "
         "dram.bandwidth_gb_s?), got 'dram.bandwith_gb_s'",
-        "s.yaml:7:35: systems.1.fields.dram.bandwidth_gb_s.1: must be greater than 0, got 0",
+        "s.yaml:7:35: systems.1.fields.dram.bandwidth_gb_s.1: must be greater than or equal to "
+        "0.001, got 0",
         "s.yaml:8:22: systems.1.fields.cores.1.count: must be of cores 0 to 0 of the base, got "
         "'cores.1.count'",
         "s.yaml:9:26: systems.1.fields.cores.0.operators: must not vary: of an entry of cores "

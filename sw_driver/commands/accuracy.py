@@ -8,6 +8,7 @@ import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
+from sw_driver.commands.options import group_option, picture_option
 
 
 @console.command()
@@ -40,14 +41,7 @@ from rtl_gen.errors import InputError
     multiple=True,
     help="Width of activations where jobs choose it; may be repeated. Default: the widest.",
 )
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Elements of K that share a scale of integer weights.",
-)
+@group_option("integer weights")
 @click.option(
     "--hadamard",
     metavar="SIZE",
@@ -58,12 +52,7 @@ from rtl_gen.errors import InputError
 )
 @click.option("--text", help="The sentence that the activations come from.")
 @click.option("--rtl", is_flag=True, help="Run every product on the simulated RTL and compare.")
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw the errors (.png, .svg, .pdf).",
-)
+@picture_option("the errors")
 @console.json_option
 def accuracy(
     spec_files: tuple[Path, ...],

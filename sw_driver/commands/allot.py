@@ -8,7 +8,7 @@ import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
-from sw_driver.commands.options import widths_behind
+from sw_driver.commands.options import group_option, picture_option, widths_behind
 
 
 @console.command()
@@ -39,14 +39,7 @@ from sw_driver.commands.options import widths_behind
     multiple=True,
     help="Width of integer weights; may be repeated. Default: 2, 3, 4, 6 and 8.",
 )
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Elements of K that share a scale of integers.",
-)
+@group_option("integers")
 @click.option(
     "--buffer-kib",
     metavar="KIB",
@@ -104,12 +97,7 @@ from sw_driver.commands.options import widths_behind
     show_default=True,
     help="Run an encoder with what was chosen, on texts that nothing was chosen on.",
 )
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw the curve and the bits (.png, .svg, .pdf).",
-)
+@picture_option("the curve and the bits")
 @console.json_option
 def allot(
     model: str,

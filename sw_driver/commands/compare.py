@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rtl_gen import console
-from sw_driver.commands.options import widths_behind
+from sw_driver.commands.options import group_option, picture_option, widths_behind
 
 
 @console.command()
@@ -33,14 +33,7 @@ from sw_driver.commands.options import widths_behind
     multiple=True,
     help="Width of integer weights; may be repeated. Default: 1, 2, 4, 6 and 8.",
 )
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=128,
-    show_default=True,
-    help="Elements of K that share a scale of integers.",
-)
+@group_option("integers", default=128)
 @click.option(
     "--liberty",
     metavar="FILE",
@@ -61,12 +54,7 @@ from sw_driver.commands.options import widths_behind
     show_default=True,
     help="Measure the error on a real layer.",
 )
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw areas and errors (.png, .svg, .pdf).",
-)
+@picture_option("areas and errors")
 @click.option(
     "-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Write the JSON as well."
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rtl_gen import console
+from sw_driver.commands.options import activation_bits_option, group_option
 
 
 @console.command()
@@ -29,20 +30,8 @@ from rtl_gen import console
     type=int,
     help="Width of integer weights. Default: 4, or the widest of a core without.",
 )
-@click.option(
-    "--activation-bits",
-    metavar="BITS",
-    type=int,
-    help="Width of activations, where jobs choose it.",
-)
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Elements of K that share a scale of integer weights.",
-)
+@activation_bits_option
+@group_option("integer weights")
 @click.option(
     "--temperature",
     metavar="T",

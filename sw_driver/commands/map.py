@@ -9,7 +9,7 @@ import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
-from sw_driver.commands.options import widths
+from sw_driver.commands.options import activation_bits_option, picture_option, widths
 
 if TYPE_CHECKING:
     from sw_driver.report import Report
@@ -49,12 +49,7 @@ if TYPE_CHECKING:
     help="Width of weights; operator=BITS for one operator. Default: as the checkpoint stores "
     "them, else the core's widest, 2 for ternary models.",
 )
-@click.option(
-    "--activation-bits",
-    metavar="BITS",
-    type=int,
-    help="Width of activations, where jobs choose it.",
-)
+@activation_bits_option
 @click.option("--kv-bits", metavar="BITS", type=int, help="Width of the KV cache.")
 @click.option(
     "--kv",
@@ -130,12 +125,7 @@ if TYPE_CHECKING:
     type=float,
     help="Energy of a bit of DRAM traffic; not charged without it.",
 )
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw the times per operator and the roofline (.png, .svg, .pdf).",
-)
+@picture_option("the times per operator and the roofline")
 @console.json_option
 def map_model(
     model: str,

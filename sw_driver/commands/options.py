@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+FC = TypeVar("FC", bound="Callable[..., Any] | click.Command")
+
+
+def activation_bits_option(function: FC) -> FC:
+    """``--activation-bits``, one width."""
+    return click.option(
+        "--activation-bits",
+        metavar="BITS",
+        type=int,
+        help="Width of activations, where jobs choose it.",
+    )(function)
+
+
+def group_option(of: str, default: int = 64) -> Callable[[FC], FC]:
+    """``--group``; ``of``: what is scaled in groups."""
+    return click.option(
+        "--group",
+        metavar="G",
+        type=int,
+        default=default,
+        show_default=True,
+        help=f"Elements of K that share a scale of {of}.",
+    )
+
+
+def picture_option(what: str) -> Callable[[FC], FC]:
+    """``--picture``; ``what`` is drawn."""
+    return click.option(
+        "--picture",
+        metavar="FILE.png",
+        type=click.Path(path_type=Path),
+        help=f"Draw {what} (.png, .svg, .pdf).",
+    )
 
 
 def widths(

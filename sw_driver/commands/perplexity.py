@@ -9,6 +9,7 @@ import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
+from sw_driver.commands.options import activation_bits_option, group_option, picture_option
 
 
 @console.command()
@@ -27,20 +28,8 @@ from rtl_gen.errors import InputError
     multiple=True,
     help="Width of integer weights; may be repeated. Default: each core's widest up to 8.",
 )
-@click.option(
-    "--activation-bits",
-    metavar="BITS",
-    type=int,
-    help="Width of activations, where jobs choose it.",
-)
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Elements of K that share a scale of integer weights.",
-)
+@activation_bits_option
+@group_option("integer weights")
 @click.option(
     "--clip",
     type=click.Choice(["absmax", "mse", "exact"]),
@@ -79,12 +68,7 @@ from rtl_gen.errors import InputError
     help="Text to read, UTF-8. Default: documentation that the packaged model has not seen.",
 )
 @click.option("--context", metavar="N", type=int, help="Tokens of a window. Default: 256 at most.")
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw perplexity against bits a weight (.png, .svg, .pdf).",
-)
+@picture_option("perplexity against bits a weight")
 @click.option(
     "-o", "--out", metavar="FILE", type=click.Path(path_type=Path), help="Write the JSON as well."
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rtl_gen import console
+from sw_driver.commands.options import picture_option
 
 
 @console.command()
@@ -43,12 +44,7 @@ from rtl_gen import console
     type=click.Path(path_type=Path),
     help="Write every command of the last token with its cycle.",
 )
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw times over tokens (.png, .svg, .pdf).",
-)
+@picture_option("times over tokens")
 @console.json_option
 def pim(
     model: str,

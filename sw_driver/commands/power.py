@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from rtl_gen import console
+from sw_driver.commands.options import activation_bits_option
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -36,12 +37,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     multiple=True,
     help="Width of weights of a GEMM core; may be repeated. Default: its narrowest and widest.",
 )
-@click.option(
-    "--activation-bits",
-    metavar="BITS",
-    type=int,
-    help="Width of activations, where jobs choose it.",
-)
+@activation_bits_option
 @click.option(
     "--cycles",
     metavar="N",

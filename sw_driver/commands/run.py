@@ -9,6 +9,7 @@ import click
 
 from rtl_gen import console
 from rtl_gen.errors import InputError
+from sw_driver.commands.options import activation_bits_option, group_option, picture_option
 
 
 @console.command()
@@ -37,20 +38,8 @@ from rtl_gen.errors import InputError
     help="Width that weights are quantized to; may be repeated. Default: as the checkpoint stores "
     "them; floats at 1, 2 and 4 bits (2 and 4 for all layers) as far as the core has them.",
 )
-@click.option(
-    "--activation-bits",
-    metavar="BITS",
-    type=int,
-    help="Width of activations, where jobs choose it.",
-)
-@click.option(
-    "--group",
-    metavar="G",
-    type=int,
-    default=64,
-    show_default=True,
-    help="Elements of K that share a scale of weights that are quantized here.",
-)
+@activation_bits_option
+@group_option("weights that are quantized here")
 @click.option(
     "--clip",
     type=click.Choice(["absmax", "mse"]),
@@ -88,12 +77,7 @@ from rtl_gen.errors import InputError
     show_default=True,
     help="Where the groups of integers are scaled and summed: in float32, or by scale_accumulate.",
 )
-@click.option(
-    "--picture",
-    metavar="FILE.png",
-    type=click.Path(path_type=Path),
-    help="Draw cycles and similarities (.png, .svg, .pdf).",
-)
+@picture_option("cycles and similarities")
 @console.json_option
 def run(
     spec_file: Path,

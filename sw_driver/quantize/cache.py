@@ -91,72 +91,12 @@ class _PerChannel:
         return self.form.per_channel_bits(self.done, groups, len(self.plain), channels)
 
 
-class KvCache:
-    """Keys per channel and values per token, with a window in full precision.
+class _Pairs:
+    """Keys and values of the same tokens, each kept in a way of its own."""
 
-    Args:
-        heads: of keys and values. key_dim, value_dim: channels of a head.
-        form: of both; its window holds whole groups.
-
-    Raises:
-        ValueError: on construction, if the window does not; in :meth:`append`, if shapes do not
-            belong together or a value is not finite.
-    """
-
-    def __init__(
-        self, heads: int, key_dim: int, form: CacheFormat, *, value_dim: int | None = None
-    ):
+    def __init__(self, form: CacheFormat, keys: _PerChannel | _PerToken, values: _PerToken):
         self.form = form
-        self._keys = _PerChannel(heads, key_dim, form)
-        self._values = _PerToken("v", heads, value_dim or key_dim, form)
-        self.tokens = 0
-
-    def append(self, k: np.ndarray, v: np.ndarray) -> None:
-        """Keys ``(T, heads, key_dim)`` and values of new tokens, one or many."""
-        k = _vectors("k", k, self._keys.vectors, self._keys.channels)
-        v = _vectors("v", v, self._values.vectors, self._values.channels)
-        if len(k) != len(v):
-            raise ValueError(f"v: must be of the {len(k)} tokens of k, got {len(v)}")
-        self._keys.append(k)
-        self._values.append(v)
-        self.tokens += len(k)
-
-    def keys(self) -> np.ndarray:
-        """``float32`` ``(tokens, heads, key_dim)``, as attention sees them."""
-        return self._keys.numbers()
-
-    def values(self) -> np.ndarray:
-        """``float32`` ``(tokens, heads, value_dim)``, as attention sees them."""
-        return self._values.numbers()
-
-    @property
-    def quantized_tokens(self) -> tuple[int, int]:
-        """Tokens whose keys, and whose values, are codes."""
-        return self._keys.done, self._values.done
-
-    @property
-    def bytes(self) -> int:
-        return ceil_div(self._keys.bits, 8) + ceil_div(self._values.bits, 8)
-
-
-class TokenCache:
-    """Keys and values per token, each vector of a head in groups along its channels: the cache that
-    the mapper counts, with its own scale and zero point for every group.
-
-    Args:
-        heads: of keys and values. key_dim, value_dim: channels of a head.
-        form: of both; a window may be 0.
-
-    Raises:
-        ValueError: in :meth:`append`, as :class:`KvCache`.
-    """
-
-    def __init__(
-        self, heads: int, key_dim: int, form: CacheFormat, *, value_dim: int | None = None
-    ):
-        self.form = form
-        self._keys = _PerToken("k", heads, key_dim, form)
-        self._values = _PerToken("v", heads, value_dim or key_dim, form)
+        self._keys, self._values = keys, values
         self.tokens = 0
 
     def append(self, k: np.ndarray, v: np.ndarray) -> None:
@@ -180,6 +120,49 @@ class TokenCache:
     @property
     def bytes(self) -> int:
         return int(ceil_div(self._keys.bits, 8) + ceil_div(self._values.bits, 8))
+
+
+class KvCache(_Pairs):
+    """Keys per channel and values per token, with a window in full precision.
+
+    Args:
+        heads: of keys and values. key_dim, value_dim: channels of a head.
+        form: of both; its window holds whole groups.
+
+    Raises:
+        ValueError: on construction, if the window does not; in :meth:`append`, if shapes do not
+            belong together or a value is not finite.
+    """
+
+    def __init__(
+        self, heads: int, key_dim: int, form: CacheFormat, *, value_dim: int | None = None
+    ):
+        values = _PerToken("v", heads, value_dim or key_dim, form)
+        super().__init__(form, _PerChannel(heads, key_dim, form), values)
+
+    @property
+    def quantized_tokens(self) -> tuple[int, int]:
+        """Tokens whose keys, and whose values, are codes."""
+        return self._keys.done, self._values.done
+
+
+class TokenCache(_Pairs):
+    """Keys and values per token, each vector of a head in groups along its channels: the cache that
+    the mapper counts, with its own scale and zero point for every group.
+
+    Args:
+        heads: of keys and values. key_dim, value_dim: channels of a head.
+        form: of both; a window may be 0.
+
+    Raises:
+        ValueError: in :meth:`append`, as :class:`KvCache`.
+    """
+
+    def __init__(
+        self, heads: int, key_dim: int, form: CacheFormat, *, value_dim: int | None = None
+    ):
+        values = _PerToken("v", heads, value_dim or key_dim, form)
+        super().__init__(form, _PerToken("k", heads, key_dim, form), values)
 
 
 class InputCache:
